@@ -1,0 +1,355 @@
+"""A language model that reasons in continuous thoughts: it feeds its own last hidden state back as its next input.
+
+Loads the three forms a model comes in: a CODI training checkpoint on its base model (LoRA merged into the weights
+at load), any causal LM of transformers, and the folder that `LatentReasoner.save_pretrained` writes. Runs them in
+left-padded batches in which a question's hidden states do not depend on its neighbours.
+
+CODI is arXiv 2502.21074 (a projection between the last hidden state and the next input), Coconut arXiv 2412.06769
+(the last hidden state itself). Deliberately missing: decoding an answer, training.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.pytorch_utils import Conv1D
+
+from command_line import InputError, one_line
+from files import read_json, write_json
+
+CODI_PREFIX = "codi.base_model.model."
+CODI_THOUGHTS = 6  # CODI is trained to feed back six thoughts, positions 1-6
+# The rows that CODI appends to the embedding, from the base vocabulary's size on: pad, bot, eot.
+CODI_NEW_TOKENS = 3
+TOKENIZER_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+THOUGHTS_FILE = "thoughts.json"
+PROJECTION_FILE = "projection.safetensors"
+
+
+def resolve_folder(name: str, patterns: Sequence[str]) -> Path:
+    """`name` if it is a folder, else the files of the hub model `name` that match `patterns`, downloaded.
+
+    Raises InputError if it is neither, or if the hub refuses it or cannot be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except GatedRepoError as problem:
+        raise InputError(
+            f"the model '{name}' is gated: accept its licence on the hub, then log in with 'hf auth login'"
+        ) from problem
+    except (RepositoryNotFoundError, HFValidationError) as problem:
+        raise InputError(f"'{name}' is neither a folder nor a model on the hub") from problem
+    except OSError as problem:
+        reason = str(problem).partition("\n")[0]
+        raise InputError(f"the model '{name}' is no folder, and the hub cannot give it ({reason})") from problem
+
+
+class StateFile(Mapping[str, Tensor]):
+    """The tensors of a model folder's safetensors or .bin files, read one at a time.
+
+    Empty if there are none. Raises InputError if a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+        self._sources: dict[str, Any] = {}
+        for path in paths:
+            if path.name == PROJECTION_FILE:
+                continue
+            try:
+                if path.suffix == ".safetensors":
+                    file = safe_open(path, framework="pt")
+                    self._sources |= dict.fromkeys(list(file.keys()), file)
+                else:
+                    self._sources |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as problem:
+                raise InputError(f"{path} is damaged ({one_line(problem)[:200]})") from problem
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, key: str) -> Tensor:
+        source = self._sources[key]
+        return source if isinstance(source, Tensor) else source.get_tensor(key)
+
+
+def thought_projection(input_dim: int, hidden_dim: int) -> nn.Sequential:
+    """CODI's map from the last hidden state to the next input; its keys are those of the checkpoint's `prj`."""
+    return nn.Sequential(
+        OrderedDict(
+            {
+                "0": nn.Identity(),  # CODI's dropout, off outside training
+                "1": nn.Linear(input_dim, hidden_dim),
+                "2": nn.GELU(),
+                "3": nn.Linear(hidden_dim, input_dim),
+                "ln": nn.LayerNorm(input_dim, eps=1e-5),
+            }
+        )
+    )
+
+
+def load_projection(state: dict[str, Tensor], input_dim: int, source: str) -> nn.Sequential:
+    """The projection with the weights `state`. Raises InputError if they are not those of a projection."""
+    first = state.get("1.weight")
+    projection = thought_projection(input_dim, len(first) if first is not None else 1)
+    check_keys(shapes(state), shapes(projection.state_dict()), f"the projection of {source}", "a CODI projection")
+    projection.load_state_dict(state)
+    return projection
+
+
+def check_keys(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], what: str, whose: str) -> None:
+    """Raises InputError with the first few differences between the tensors found and those expected."""
+    differences = [f"{key} is missing" for key in expected if key not in found]
+    differences += [f"{key} is left over" for key in found if key not in expected]
+    differences += [
+        f"{key} is {found[key]}, not {expected[key]}"
+        for key in expected
+        if key in found and found[key] != expected[key]
+    ]
+    if differences:
+        more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+        raise InputError(f"the keys of {what} do not fit {whose}: {'; '.join(differences[:4])}{more}")
+
+
+def merged_codi_state(state: StateFile, skeleton: nn.Module, lora_alpha: float) -> dict[str, Tensor]:
+    """The plain model's weights in float32: base + (lora_alpha / r) B A wherever the checkpoint has LoRA.
+
+    `skeleton` is the plain model (it may be on the meta device): its Conv1D modules keep weights transposed. A key
+    that has no place keeps its name, for `check_keys` to report.
+    """
+    transposed = {name for name, module in skeleton.named_modules() if isinstance(module, Conv1D)}
+    merged: dict[str, Tensor] = {}
+    for key in state:
+        if key.startswith("prj.") or ".lora_" in key:
+            continue
+        merged[key.removeprefix(CODI_PREFIX).replace(".base_layer.", ".")] = state[key].to(torch.float32)
+    for key_a in [key for key in state if ".lora_A." in key]:
+        key_b = key_a.replace(".lora_A.", ".lora_B.")
+        module = key_a.removeprefix(CODI_PREFIX).partition(".lora_A.")[0]
+        weight = merged.get(f"{module}.weight")
+        if weight is None or key_b not in state:
+            merged[key_a] = state[key_a]
+            continue
+        a, b = state[key_a].to(torch.float32), state[key_b].to(torch.float32)  # (r, in), (out, r)
+        update = (b @ a) * (lora_alpha / len(a))
+        if module in transposed:
+            update = update.T
+        if update.shape != weight.shape:
+            raise InputError(f"the LoRA of {module} is {tuple(update.shape)}, its weight {tuple(weight.shape)}")
+        merged[f"{module}.weight"] = weight + update
+    for key_b in [key for key in state if ".lora_B." in key and key.replace(".lora_B.", ".lora_A.") not in state]:
+        merged[key_b] = state[key_b]
+    return merged
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def load_tokenizer(folder: Path, **options: Any) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise InputError(f"no tokenizer can be loaded from {folder} ({one_line(problem)[:200]})") from problem
+
+
+def load_plain_model(folder: Path, **options: Any) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as problem:
+        raise InputError(f"{folder} is no model that can be loaded ({one_line(problem)[:200]})") from problem
+
+
+@dataclass
+class LatentReasoner:
+    """A causal LM with what it needs to think: p = 0 reads the question's end, p >= 1 the thought before.
+
+        input_0 = the bot token's embedding (without a bot token: the last question token's)
+        input_p = projection(last hidden state at p - 1)        (without a projection: that state itself)
+
+    The last hidden state is the one after the final norm.
+    """
+
+    model: Any
+    tokenizer: Any
+    projection: nn.Sequential | None = None
+    bot_token_id: int | None = None
+    eot_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        if self.projection is not None:
+            self.projection.eval().requires_grad_(False)
+        self.backbone = self.model.base_model
+        self._takes_position_ids = "position_ids" in inspect.signature(self.backbone.forward).parameters
+        probe = self.tokenizer("a")["input_ids"]
+        self._appends_eos = len(probe) > 1 and probe[-1] == self.tokenizer.eos_token_id
+
+    @classmethod
+    def load(cls, name: str, base_model: str | None = None, lora_alpha: float = 32.0) -> "LatentReasoner":
+        """Load `name`: a hub id, a folder or a .gguf file; a CODI checkpoint needs `base_model` beside it.
+
+        Raises InputError if there is no such model, or if the checkpoint does not fit the base model.
+        """
+        if name.endswith(".gguf"):
+            if not Path(name).is_file():
+                raise InputError(f"no file {name}")
+            folder, options = Path(name).parent, {"gguf_file": Path(name).name}
+        else:
+            folder, options = resolve_folder(name, [*TOKENIZER_FILES, "*.safetensors"]), {}
+            if not any(folder.glob("*.safetensors")):
+                folder = resolve_folder(name, [*TOKENIZER_FILES, "pytorch_model*.bin"])
+            state = StateFile(folder)
+            if not state:
+                raise InputError(f"{folder} is no model: it has no model.safetensors or pytorch_model.bin")
+            if any(key.startswith(CODI_PREFIX) for key in state):
+                if base_model is None:
+                    raise InputError(f"{name} is a CODI checkpoint: say what it was trained on with --base-model")
+                return cls._load_codi(state, name, base_model, lora_alpha)
+            if not (folder / "config.json").exists():
+                raise InputError(f"{folder} is no model: it has no config.json, and no key begins with {CODI_PREFIX}")
+        if base_model is not None:
+            raise InputError(f"--base-model is for CODI checkpoints; {name} is a whole model")
+        model, tokenizer = load_plain_model(folder, **options), load_tokenizer(folder, **options)
+        if options or not (folder / THOUGHTS_FILE).exists():
+            return cls(model, tokenizer)
+        thoughts = read_json(folder / THOUGHTS_FILE)
+        projection = None
+        if (folder / PROJECTION_FILE).exists():
+            projection = load_projection(load_file(folder / PROJECTION_FILE), int(model.config.hidden_size), name)
+        return cls(model, tokenizer, projection, thoughts["bot_token_id"], thoughts["eot_token_id"])
+
+    @classmethod
+    def _load_codi(cls, state: StateFile, name: str, base_model: str, lora_alpha: float) -> "LatentReasoner":
+        base_folder = resolve_folder(base_model, TOKENIZER_FILES)  # its weights are in the checkpoint
+        try:
+            config = AutoConfig.from_pretrained(base_folder)
+        except (OSError, ValueError, KeyError) as problem:
+            raise InputError(f"{base_model} is no base model ({one_line(problem)[:200]})") from problem
+        base_vocabulary = config.vocab_size
+        config.vocab_size = base_vocabulary + CODI_NEW_TOKENS
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+        weights = merged_codi_state(state, skeleton, lora_alpha)
+        ignored = getattr(skeleton, "_keys_to_ignore_on_load_unexpected", None) or []  # old GPT-2 files have masks
+        for key in [key for key in weights if any(re.search(pattern, key) for pattern in ignored)]:
+            del weights[key]
+        expected = shapes(skeleton.state_dict())
+        if config.tie_word_embeddings:
+            del expected["lm_head.weight"]
+            head, embedding = weights.pop("lm_head.weight", None), skeleton.get_input_embeddings().weight
+            name_of = {id(parameter): key for key, parameter in skeleton.named_parameters()}
+            if head is not None and not torch.equal(head, weights.get(name_of[id(embedding)], head)):
+                config.tie_word_embeddings = False  # trained apart
+                weights["lm_head.weight"] = head
+                expected["lm_head.weight"] = tuple(embedding.shape)
+        check_keys(shapes(weights), expected, name, f"the base model {base_model}")
+        projection = {key.removeprefix("prj."): state[key].float() for key in state if key.startswith("prj.")}
+        return cls(
+            type(skeleton).from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32),
+            load_tokenizer(base_folder),
+            load_projection(projection, config.hidden_size, name) if projection else None,
+            bot_token_id=base_vocabulary + 1,
+            eot_token_id=base_vocabulary + 2,
+        )
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write an ordinary model folder plus the projection and the token ids; `load` needs no base model then."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if self.projection is not None:
+            save_file(self.projection.state_dict(), folder / PROJECTION_FILE)
+        write_json(folder / THOUGHTS_FILE, {"bot_token_id": self.bot_token_id, "eot_token_id": self.eot_token_id})
+
+    def to(self, device: torch.device) -> "LatentReasoner":
+        self.model.to(device)
+        if self.projection is not None:
+            self.projection.to(device)
+        return self
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def input_dim(self) -> int:
+        """The width of the residual stream."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest sequence the model has positions for, if it has such a limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def fingerprint(self) -> str:
+        """A hash of a sample of every weight: another model under the same name has another one."""
+        digest = hashlib.sha256(json.dumps([self.bot_token_id, self.eot_token_id]).encode())
+        for module in (self.model, self.projection):
+            for key, value in module.state_dict().items() if module is not None else ():
+                sample = value.flatten()[:: max(1, value.numel() // 64)].float().cpu().contiguous()
+                digest.update(f"{key}{tuple(value.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def tokenize(self, question: str) -> list[int]:
+        """The question's tokens: the tokenizer's own BOS, no chat template, no EOS, then the bot token."""
+        tokens = list(self.tokenizer(question)["input_ids"])
+        if self._appends_eos:
+            tokens.pop()
+        return tokens if self.bot_token_id is None else [*tokens, self.bot_token_id]
+
+    @torch.inference_mode()
+    def hidden_states(
+        self, token_ids: Sequence[Sequence[int]], layers: Sequence[int], positions: Sequence[int]
+    ) -> Tensor:
+        """The residual stream of a batch of tokenized questions, (batch, n_positions, n_layers, input_dim).
+
+        Layer l is the stream after block l (`hidden_states[l + 1]` of transformers), the last layer after the final
+        norm. float32, on the CPU.
+        """
+        device = self.model.device
+        lengths = torch.tensor([len(tokens) for tokens in token_ids])
+        width = int(lengths.max())
+        padded = torch.zeros(len(token_ids), width, dtype=torch.long)
+        for row, tokens in enumerate(token_ids):
+            padded[row, width - len(tokens) :] = torch.tensor(tokens)
+        mask = (torch.arange(width) >= width - lengths[:, None]).long().to(device)
+        padded, lengths = padded.to(device), lengths.to(device)
+        cache = DynamicCache(config=self.model.config)
+        if width > 1:
+            # All but the last token only fill the cache, so that no long sequence's hidden states are kept.
+            self._forward(cache, mask[:, :-1], (mask.cumsum(1) - 1).clamp(min=0)[:, :-1], input_ids=padded[:, :-1])
+        step: dict[str, Tensor] = {"input_ids": padded[:, -1:]}
+        wanted = []
+        for position in range(max(positions) + 1):
+            here = (lengths - 1 + position)[:, None]
+            output = self._forward(cache, mask, here, output_hidden_states=True, **step)
+            if position in positions:
+                wanted.append(torch.stack([output.hidden_states[layer + 1][:, -1] for layer in layers], dim=1))
+            thought = output.last_hidden_state
+            step = {"inputs_embeds": thought if self.projection is None else self.projection(thought)}
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        return torch.stack(wanted, dim=1).float().cpu()
+
+    def _forward(self, cache: DynamicCache, mask: Tensor, position_ids: Tensor, **inputs: Any) -> Any:
+        if self._takes_position_ids:
+            inputs["position_ids"] = position_ids
+        return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)

@@ -1,0 +1,234 @@
+"""Train the whole grid of SAEs: every layer x position x latent_dim x k that the activations hold.
+
+    python train_all_layers_positions.py [--layers 0-15] [--positions 0-5] [--latent-dims 512 1024 2048]
+
+Worker processes side by side, three on a GPU as in the experiment, live for the whole run and take from one queue
+the stacks of `train_grid.py`, cell by cell: with three workers the latent_dims of a (layer, position) train at once,
+and nobody idles before the queue is empty. What is done is skipped; what fails is reported at the end and stops
+nothing else.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from activation_cache import ActivationCache
+from command_line import InputError, Selection, check_at_least, one_line, option, parse_config, run
+from devices import choose_device
+from files import only_writer, read_json, write_json
+from grid import AXES, LATENT_DIMS, plan_path
+from train_grid import Task, TrainConfig, plan_tasks, train_task
+
+WORKERS_ON_A_GPU = 3  # the experiment's
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig(TrainConfig):
+    layers: Selection = option(Selection("all", None), help="layers: all, 3, 0-5 or 0,7,14")
+    positions: Selection = option(Selection("all", None), help="thought positions: all, 3, 0-5 or 0,2,4")
+    latent_dims: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
+    workers: int | None = option(
+        None, help="processes that train side by side; by default 3 on a GPU, on the CPU at most one per core"
+    )
+    dry_run: bool = option(False, help="say what would be trained, and stop")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "latent_dims", "workers")
+        self.check_k(self.latent_dims)
+
+
+class Outcome(NamedTuple):
+    """How a worker's task ended."""
+
+    failures: list[str]  # the SAEs that failed, and why
+    seconds: float
+    refusal: str | None = None  # what is wrong with the input, the disk or the machine, if that ended it
+
+
+class RunReport(NamedTuple):
+    """What a run did."""
+
+    n_trained: int
+    failures: list[str]
+    busy_seconds: float  # of all workers together, in training, measuring and writing
+    wall_seconds: float
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work(connection: Connection, config: GridConfig, log: Path, threads: int | None) -> None:
+    """A worker process: train the tasks that come. Sends None after each epoch, then the Outcome."""
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
+    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log_file, sys.stdout.fileno())
+    os.dup2(log_file, sys.stderr.fileno())
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    if threads:
+        torch.set_num_threads(threads)
+    device = choose_device(config.device)
+    cache = ActivationCache(config.activations)
+    logging.info("process %d on %s, %d threads", os.getpid(), device, torch.get_num_threads())
+    while True:
+        task = connection.recv()
+        started = time.perf_counter()
+        failures, refusal = [], None
+        try:
+            failures = train_task(task, config, cache, device, lambda: connection.send(None))
+        except (RuntimeError, MemoryError) as problem:  # out of memory, on any device
+            logging.exception("%s failed", task)
+            failures = [f"{task._replace(k_values=(k,))}: {one_line(problem)[:200]}" for k in task.k_values]
+        except (InputError, OSError) as problem:
+            logging.exception("%s failed", task)
+            refusal = one_line(problem)
+        seconds = time.perf_counter() - started
+        logging.info("%s: %.1f s%s", task, seconds, "".join(f"; {failure}" for failure in failures))
+        connection.send(Outcome(failures, seconds, refusal))
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent has ended, however that came: an orphan must not go on writing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class Worker:
+    """One worker process as the main process sees it; begun anew when it has died."""
+
+    def __init__(self, number: int, config: GridConfig, threads: int | None) -> None:
+        self.log = config.results / "logs" / f"worker{number}.log"
+        self._config, self._threads = config, threads
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, self._config, self.log, self._threads), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+
+    def train(self, task: Task, on_epoch: Callable[[], None]) -> Outcome:
+        """Have the process train `task`. If it dies of it, all of the task has failed."""
+        started = time.perf_counter()
+        try:
+            if not self.process.is_alive():
+                self._start()
+            self._connection.send(task)
+            while (outcome := self._connection.recv()) is None:
+                on_epoch()
+            return outcome
+        except (EOFError, ConnectionError):
+            self.process.join()
+            how = f"the worker died (exit code {self.process.exitcode})"
+            failures = [f"{task._replace(k_values=(k,))}: {how}" for k in task.k_values]
+            return Outcome(failures, time.perf_counter() - started)
+
+
+def run_tasks(config: GridConfig, tasks: list[Task], n_workers: int, threads: int | None, bar: tqdm) -> RunReport:
+    """Have `n_workers` processes train `tasks`. Raises InputError if what one meets concerns them all."""
+    queue = deque(tasks)
+    outcomes: list[Outcome] = []
+    failures: list[str] = []
+    workers = [Worker(number, config, threads) for number in range(n_workers)]
+
+    def serve(worker: Worker) -> None:
+        while queue:
+            try:
+                task = queue.popleft()
+            except IndexError:  # another worker took the last one
+                return
+            outcome = worker.train(task, lambda: bar.update(len(task.k_values) / config.epochs))  # noqa: B023
+            if outcome.refusal:
+                raise InputError(outcome.refusal)
+            outcomes.append(outcome)
+            failures.extend(f"{failure}; see {worker.log}" for failure in outcome.failures)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(n_workers) as pool:
+        try:
+            for served in as_completed([pool.submit(serve, worker) for worker in workers]):
+                served.result()
+        finally:
+            queue.clear()
+            for worker in workers:
+                worker.process.kill()
+    return RunReport(
+        n_trained=sum(len(task.k_values) for task in tasks) - len(failures),
+        failures=failures,
+        busy_seconds=sum(outcome.seconds for outcome in outcomes),
+        wall_seconds=time.perf_counter() - started,
+    )
+
+
+def record_plan(config: GridConfig, cells: list[tuple[int, int]]) -> None:
+    """Add this run's values of every axis to those that the results folder is meant to hold."""
+    path = plan_path(config.results)
+    planned = read_json(path) if path.exists() else {}
+    layers, positions = ([cell[axis] for cell in cells] for axis in (0, 1))
+    for axis, values in zip(AXES, (layers, positions, config.latent_dims, config.k_values), strict=True):
+        planned[axis] = sorted({*planned.get(axis, []), *values})
+    write_json(path, planned)
+
+
+def main() -> int:
+    config = parse_config(GridConfig, __doc__ or "")
+    device = choose_device(config.device)
+    cache = ActivationCache(config.activations)
+    cells = cache.choose(config.layers, config.positions)
+    if config.dry_run:
+        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims)
+        n_saes = sum(len(task.k_values) for task in tasks)
+        print(f"{n_saes:,} SAEs to train in {len(tasks):,} stacks on {device}; {n_done:,} are done")
+        return 0
+    with only_writer(config.results):
+        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims)
+        n_saes = sum(len(task.k_values) for task in tasks)
+        record_plan(config, cells)
+        (config.results / "logs").mkdir(exist_ok=True)
+        wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
+        n_workers = min(wanted, len(tasks))
+        threads = max(1, cores() // wanted) if device.type == "cpu" else None
+        if n_done:
+            print(f"{n_done:,} SAEs are already done")
+        if not tasks:
+            return 0
+        print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
+        layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
+        with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=layout, smoothing=0.05) as bar:
+            report = run_tasks(config, tasks, n_workers, threads, bar)
+        overhead = 1 - report.busy_seconds / (n_workers * report.wall_seconds)
+        write_json(
+            config.results / "last_run.json",
+            report._asdict() | {"workers": n_workers, "threads": threads, "device": str(device), "overhead": overhead},
+        )
+    print(
+        f"{report.n_trained:,} SAEs trained in {report.wall_seconds:.1f} s; {overhead:.1%} of the workers' time was "
+        "not training"
+    )
+    for failure in report.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,334 @@
+"""Train the TopK SAEs of one (layer, position): every k at every latent_dim.
+
+    python train_grid.py --layer 14 --position 3 [--latent-dim 512 ...] [--k-values 5 10 20 100]
+
+All k of a latent_dim train together, as one stack of weights that sees the same batches. An SAE's start is seeded
+by what it is, so it comes out the same whatever it is trained beside. Deliberately missing, as in the experiment:
+learning-rate schedule, input normalisation, treatment of dead features.
+"""
+
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from activation_cache import ActivationCache
+from command_line import InputError, check_at_least, option, package_versions, parse_config, run
+from devices import choose_device
+from files import only_writer, read_json, write_json
+from grid import K_VALUES, LATENT_DIMS, checkpoint_path, metrics_path
+from topk_sae import TopKSAE, evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `train_grid.py` and `train_all_layers_positions.py` both take."""
+
+    k_values: tuple[int, ...] = option(K_VALUES, help="latents kept per row, one SAE for each")
+    epochs: int = option(25, help="passes over the training rows")
+    batch_size: int = option(256, help="rows per step; the last batch of an epoch may be short")
+    lr: float = option(1e-3, help="learning rate of Adam")
+    seed: int = option(0, help="seed of the initial weights and of the batches")
+    activations: Path = option(Path("activations"), help="folder that extract_activations.py wrote")
+    results: Path = option(Path("results"), help="folder for the checkpoints and metrics")
+    device: str = option("auto", help="auto (CUDA, then MPS, then CPU), or a torch device such as cuda:1")
+    overwrite: bool = option(False, help="train again what was trained with other settings")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "k_values", "epochs", "batch_size")
+        check_at_least(self, 0, "seed")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"--lr must be positive, not {self.lr}")
+
+    def check_k(self, latent_dims: Sequence[int]) -> None:
+        """Raises InputError if a k is larger than a latent_dim."""
+        if max(self.k_values) > min(latent_dims):
+            raise InputError(f"k {max(self.k_values)} is larger than latent_dim {min(latent_dims)}")
+
+    def settings(self, fingerprint: str) -> dict[str, Any]:
+        """What decides how an SAE comes out, as stored in its metrics file."""
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "seed": self.seed,
+            "activations": fingerprint,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig(TrainConfig):
+    layer: int = option(help="the layer whose activations are reconstructed")
+    position: int = option(help="the thought position; 0 is the bot token")
+    latent_dim: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 0, "layer", "position")
+        check_at_least(self, 1, "latent_dim")
+        self.check_k(self.latent_dim)
+
+
+class Task(NamedTuple):
+    """The SAEs of one (layer, position, latent_dim) that are still to be trained, as one stack."""
+
+    layer: int
+    position: int
+    latent_dim: int
+    k_values: tuple[int, ...]
+    fingerprint: str  # of the cell's activations
+
+    def __str__(self) -> str:
+        ks = ", ".join(map(str, self.k_values))
+        return f"layer {self.layer} position {self.position} latent_dim {self.latent_dim} k {ks}"
+
+
+class Existing(NamedTuple):
+    """What a results folder already holds of one (layer, position, latent_dim)."""
+
+    done: tuple[int, ...]  # the k of SAEs that are whole and were trained with the same settings
+    damaged: list[str]  # files to be written again, and why
+    difference: str | None  # how the settings differ, if they do
+
+
+def find_existing(
+    results: Path,
+    layer: int,
+    position: int,
+    latent_dim: int,
+    k_values: Sequence[int],
+    settings: dict[str, Any],
+) -> Existing:
+    """Look for finished SAEs. The metrics file is written last: what it does not name is not finished."""
+    path = metrics_path(results, position, layer, latent_dim)
+    if not path.exists():
+        return Existing((), [], None)
+    try:
+        content = read_json(path)
+        metadata, by_k = content["metadata"], content["results"][str(latent_dim)]
+        differences = [
+            f"{name} {metadata.get(name, 'unknown')} there, {value} now"
+            for name, value in settings.items()
+            if metadata.get(name) != value
+        ]
+        found = {int(k) for k in by_k}
+    except (InputError, LookupError, TypeError, AttributeError, ValueError):
+        return Existing((), [f"{path} is damaged"], None)
+    if differences:
+        return Existing((), [], f"{path}: {', '.join(differences)}")
+    done, damaged = [], []
+    for k in k_values:
+        if k in found:
+            problem = checkpoint_problem(checkpoint_path(results, position, layer, latent_dim, k))
+            done.append(k) if problem is None else damaged.append(problem)
+    return Existing(tuple(done), damaged, None)
+
+
+def checkpoint_problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by the checksums in it; None if it is whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{path} is damaged" if archive.testzip() else None
+    except FileNotFoundError:
+        return f"{path} is absent"
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return f"{path} is damaged"
+
+
+def plan_tasks(
+    config: TrainConfig, cache: ActivationCache, cells: Sequence[tuple[int, int]], latent_dims: Sequence[int]
+) -> tuple[list[Task], int]:
+    """What is left to train in `cells` (layer, position), and how many SAEs are done.
+
+    Says on stdout what is damaged and will be trained again. Raises InputError if a cell's activations are not
+    finite, or if an SAE was trained with other settings and `config.overwrite` is off.
+    """
+    tasks, n_done, differences = [], 0, []
+    for layer, position in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
+        fingerprint = cache.fingerprint(layer, position)
+        for latent_dim in sorted(latent_dims, reverse=True):  # the longest first, for an even end
+            existing = find_existing(
+                config.results, layer, position, latent_dim, config.k_values, config.settings(fingerprint)
+            )
+            for problem in existing.damaged:
+                tqdm.write(f"{problem}: its SAEs are trained again")
+            if existing.difference:
+                differences.append(existing.difference)
+            left = tuple(k for k in dict.fromkeys(config.k_values) if k not in existing.done)
+            n_done += len(existing.done)
+            if left:
+                tasks.append(Task(layer, position, latent_dim, left, fingerprint))
+    if differences and not config.overwrite:
+        raise InputError(
+            f"{config.results} holds SAEs trained with other settings ({differences[0]}; {len(differences)} files "
+            "in all): choose another --results, or --overwrite them"
+        )
+    return tasks, n_done
+
+
+def seeded_sae(input_dim: int, latent_dim: int, k: int, seed: int, layer: int, position: int) -> TopKSAE:
+    """An untrained SAE whose weights depend on nothing but the arguments."""
+    state = np.random.SeedSequence([seed, layer, position, latent_dim, k]).generate_state(1, np.uint64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(state[0]))
+        return TopKSAE(input_dim, latent_dim, k)
+
+
+def epoch_orders(n_rows: int, epochs: int, seed: int, layer: int, position: int) -> Iterator[np.ndarray]:
+    """The order of the training rows in each epoch: the same for every SAE of a (layer, position)."""
+    generator = np.random.default_rng([seed, layer, position])
+    for _ in range(epochs):
+        yield generator.permutation(n_rows)
+
+
+def train_stack(
+    saes: Sequence[TopKSAE],
+    x: Tensor,
+    orders: Iterator[np.ndarray],
+    batch_size: int,
+    lr: float,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> list[bool]:
+    """Train SAEs of one shape together on x (n, input_dim), in place; k may differ.
+
+    One batched product for the stack and one optimizer, which works element by element: an SAE comes out as if
+    trained alone. Returns for each whether its loss stayed finite.
+    """
+    device = x.device
+    # (n_sae, latent_dim, input_dim), (n_sae, 1, latent_dim), (n_sae, input_dim, latent_dim), (n_sae, 1, input_dim)
+    weights = [
+        torch.stack([parameter.detach() for parameter in parameters]).to(device)
+        for parameters in zip(*(sae.parameters() for sae in saes), strict=True)
+    ]
+    W_enc, b_enc, W_dec, b_dec = weights = [
+        (weight if weight.ndim == 3 else weight[:, None]).requires_grad_() for weight in weights
+    ]
+    optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
+    finite = torch.ones(len(saes), dtype=torch.bool, device=device)
+    for order in orders:
+        order_on_device = torch.from_numpy(order).to(device)
+        loss_sum = torch.zeros(len(saes), device=device)
+        for rows in order_on_device.split(batch_size):
+            batch = x[rows].expand(len(saes), -1, -1)
+            pre_acts = torch.baddbmm(b_enc, batch, W_enc.mT)  # (n_sae, batch, latent_dim)
+            latents = torch.stack([keep_top(pre, sae.k) for pre, sae in zip(pre_acts, saes, strict=True)])
+            reconstruction = torch.baddbmm(b_dec, latents, W_dec.mT)
+            losses = (reconstruction - batch).square().mean(dim=(1, 2))  # (n_sae,)
+            optimizer.zero_grad()
+            losses.sum().backward()
+            optimizer.step()
+            loss_sum += losses.detach()
+        finite &= loss_sum.isfinite()
+        on_epoch()
+    with torch.no_grad():
+        for index, sae in enumerate(saes):
+            for parameter, weight in zip(sae.parameters(), weights, strict=True):
+                parameter.copy_(weight[index].reshape(parameter.shape))
+            sae.to(device)
+    return finite.tolist()
+
+
+def keep_top(pre_acts: Tensor, k: int) -> Tensor:
+    """pre_acts (batch, latent_dim) with all but the k of largest magnitude in each row at zero."""
+    top_indices = pre_acts.abs().topk(k, dim=-1, sorted=False).indices
+    return torch.zeros_like(pre_acts).scatter(-1, top_indices, pre_acts.gather(-1, top_indices))
+
+
+def train_task(
+    task: Task,
+    config: TrainConfig,
+    cache: ActivationCache,
+    device: torch.device,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Train one stack, measure it, write its checkpoints and then its metrics. Returns what failed, in words."""
+    started = time.perf_counter()
+    layer, position, latent_dim = task.layer, task.position, task.latent_dim
+    array = cache.cell(layer, position)
+    x_train, x_validation = (
+        torch.from_numpy(array[rows].astype(np.float32, copy=False)).to(device) for rows in cache.split
+    )
+    torch.backends.cuda.matmul.allow_tf32 = True
+    saes = [seeded_sae(cache.input_dim, latent_dim, k, config.seed, layer, position) for k in task.k_values]
+    orders = epoch_orders(len(x_train), config.epochs, config.seed, layer, position)
+    finite = train_stack(saes, x_train, orders, config.batch_size, config.lr, on_epoch)
+    train_time_sec = (time.perf_counter() - started) / len(saes)
+    settings = config.settings(task.fingerprint)
+    path = metrics_path(config.results, position, layer, latent_dim)
+    by_k = same_settings_results(path, latent_dim, settings)
+    failures = []
+    for sae, is_finite in zip(saes, finite, strict=True):
+        if not is_finite:
+            failures.append(f"{task._replace(k_values=(sae.k,))}: the loss is not finite")
+            continue
+        sae.metrics = evaluate(sae, x_train, x_validation) | {
+            "train_time_sec": train_time_sec,
+            "epochs": config.epochs,
+        }
+        sae.config |= {"position": position, "layer": layer} | settings
+        sae.save(checkpoint_path(config.results, position, layer, latent_dim, sae.k))
+        by_k[str(sae.k)] = sae.metrics
+    if by_k:
+        metadata = {
+            "position": position,
+            "layer": layer,
+            "n_train": len(x_train),
+            "n_val": len(x_validation),
+            "input_dim": cache.input_dim,
+            "position_0": cache.position_0,
+            "device": str(device),
+            "versions": package_versions("torch", "numpy"),
+        }
+        ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
+        write_json(path, {"metadata": metadata | settings, "results": {str(latent_dim): ordered}})
+    return failures
+
+
+def same_settings_results(path: Path, latent_dim: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """The metrics by k that a metrics file already holds for the same settings.
+
+    A file of other settings, which is about to be replaced, is removed: its checkpoints will not be its own.
+    """
+    try:
+        content = read_json(path)
+        if all(content["metadata"].get(name) == value for name, value in settings.items()):
+            return dict(content["results"][str(latent_dim)])
+    except (FileNotFoundError, InputError, LookupError, TypeError, AttributeError, ValueError):
+        pass
+    path.unlink(missing_ok=True)
+    return {}
+
+
+def main() -> int:
+    config = parse_config(CellConfig, __doc__ or "")
+    device = choose_device(config.device)
+    cache = ActivationCache(config.activations)
+    if (config.layer, config.position) not in cache.cells:
+        raise InputError(
+            f"no layer {config.layer}, position {config.position} in {config.activations}; it has layers "
+            f"{', '.join(map(str, cache.layers))} and positions {', '.join(map(str, cache.positions))}"
+        )
+    failures = []
+    with only_writer(config.results):
+        tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
+        if n_done:
+            print(f"{n_done} SAEs are already done")
+        with tqdm(total=len(tasks) * config.epochs, unit="epoch", disable=not tasks) as bar:
+            for task in tasks:
+                bar.set_description(f"latent_dim {task.latent_dim}")
+                failures += train_task(task, config, cache, device, bar.update)
+    for failure in failures:
+        print(f"failed: {failure}")
+    print(f"{sum(len(task.k_values) for task in tasks) - len(failures)} SAEs trained, in {config.results}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run(main)
