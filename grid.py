@@ -164,8 +164,9 @@ def choose_slice(grid: Grid, k: int, latent_dim: int) -> Slice:
     for axis, wanted, published in (("k", k, SLICE_K), ("latent_dim", latent_dim, SLICE_LATENT_DIM)):
         chosen[axis] = stand_in(wanted, published, grid.values(axis), axis)
         if chosen[axis] != wanted:
-            notes.append(f"{axis} {chosen[axis]} stands in for {axis} {wanted}, which this grid does not have")
-    picked = Slice(chosen["k"], chosen["latent_dim"], "; ".join(notes))
+            notes.append(f"no {axis} {wanted}: {chosen[axis]} stands in")
+    note = f"this grid has {'; '.join(notes)}" if notes else ""
+    picked = Slice(chosen["k"], chosen["latent_dim"], note)
     trained = grid.table[(grid.table["k"] == picked.k) & (grid.table["latent_dim"] == picked.latent_dim)]
     if trained.empty:
         pairs = grid.table[["k", "latent_dim"]].drop_duplicates().itertuples(index=False, name=None)
