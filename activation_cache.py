@@ -5,9 +5,9 @@
     activations/split.json            the rows of the training and of the validation set
     activations/metadata.json         what was extracted, from what, and how many rows are done
 
-Rows are written in place, and `rows_done` moves on only when they are on the disk; a cache is whole when it
-equals `n_examples`. A folder that holds only arrays (from another tool) is read too: its rows are split by the
-same rule.
+`metadata.json` comes first. Rows are written in place, and its `rows_done` moves on only when they are on the disk;
+a cache is whole when that equals `n_examples`. A folder that holds only arrays (from another tool) is read too: its
+rows are split by the same rule.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ class ActivationCache:
         self.folder = folder
         metadata_path = folder / "metadata.json"
         self.metadata: dict[str, Any] = read_json(metadata_path) if metadata_path.exists() else {}
-        if self.metadata:
+        if "rows_done" in self.metadata:
             done, n_examples = self.metadata["rows_done"], self.metadata["n_examples"]
             if done < n_examples:
                 raise InputError(
@@ -106,9 +106,11 @@ class ActivationCache:
             array = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as problem:
             raise InputError(f"{path} is damaged ({problem}): extract it again") from problem
-        expected = getattr(self, "n_examples", len(array)), getattr(self, "input_dim", array.shape[-1])
-        if array.ndim != 2 or array.shape != expected or array.dtype not in (np.float32, np.float16):
-            raise InputError(f"{path} is {array.dtype}{array.shape}; float32 or float16 {expected} is expected")
+        if array.ndim != 2 or array.dtype not in (np.float32, np.float16):
+            raise InputError(f"{path} is {array.dtype} {array.shape}, not a table of float32 or float16")
+        expected = getattr(self, "n_examples", len(array)), getattr(self, "input_dim", array.shape[1])
+        if array.shape != expected:
+            raise InputError(f"{path} is {array.shape}, other cells are {expected}")
         return array
 
     def fingerprint(self, layer: int, position: int) -> str:
@@ -136,6 +138,11 @@ class ActivationCache:
                 f"in {len(bad_rows):,} rows: {where}"
             )
         return digest.hexdigest()[:16]
+
+
+def _shown(value: Any) -> str:
+    """A setting as the user would type it."""
+    return compact(value) if isinstance(value, list) else str(value)
 
 
 class CacheWriter:
@@ -174,18 +181,20 @@ class CacheWriter:
         }
         metadata_path = folder / "metadata.json"
         if metadata_path.exists():
-            stored = read_json(metadata_path)
-            if different := [key for key in identity if stored.get(key) != identity[key]]:
-                key = different[0]
+            self.metadata = read_json(metadata_path)
+            if different := [key for key in identity if self.metadata.get(key) != identity[key]]:
+                there, asked = (_shown(values.get(different[0])) for values in (self.metadata, identity))
                 raise InputError(
-                    f"{folder} holds other activations ({key}: {stored.get(key)!r} there, {identity[key]!r} asked "
-                    "for): choose another --activations, or remove it"
+                    f"{folder} holds other activations ({different[0]}: {there} there, {asked} asked for): "
+                    "choose another --activations, or remove it"
                 )
-            self.metadata = stored
-            for path in self._paths():
-                if not path.exists() or path.stat().st_size != self._file_bytes():
-                    raise InputError(f"{path} is absent or damaged: remove {folder} and extract again")
-            return
+            if self.rows_done:
+                for path in self._paths():
+                    if not path.exists() or path.stat().st_size != self._file_bytes():
+                        raise InputError(f"{path} is absent or damaged: remove {folder} and extract again")
+                return
+        elif foreign := sorted(folder.glob("pos*_layer*.npy")):
+            raise InputError(f"{foreign[0]} was not written by this script: choose another --activations, or remove it")
         self.metadata = identity | {"rows_done": 0} | record
         in_validation = set(split.validation.tolist())
         lines = [
@@ -193,14 +202,12 @@ class CacheWriter:
             for row, example in enumerate(examples)
         ]
         try:
-            self._reserve(header_bytes)
+            self.commit(0)  # first, so that no reader takes arrays without values for a cache
             write_bytes(folder / "examples.jsonl", "".join(line + "\n" for line in lines).encode())
             write_json(folder / "split.json", {name: rows.tolist() for name, rows in split._asdict().items()})
-            self.commit(0)
+            self._reserve(header_bytes)
         except BaseException:
-            for name in ("examples.jsonl", "split.json", "metadata.json"):
-                (folder / name).unlink(missing_ok=True)
-            for path in self._paths():
+            for path in (*self._paths(), folder / "examples.jsonl", folder / "split.json", metadata_path):
                 path.unlink(missing_ok=True)
             raise
 
@@ -227,9 +234,10 @@ class CacheWriter:
         for position_index, position in enumerate(self.positions):
             for layer_index, layer in enumerate(self.layers):
                 # Not through a memory map: a full disk would then be a bus error, and its pages our memory.
-                with open(cell_path(self.folder, position, layer), "r+b", buffering=0) as file:
+                with open(cell_path(self.folder, position, layer), "r+b") as file:
                     for row, vector in zip(rows, values[:, position_index, layer_index], strict=True):
-                        os.pwrite(file.fileno(), vector.tobytes(), self.data_offset + row * row_bytes)
+                        file.seek(self.data_offset + row * row_bytes)
+                        file.write(vector.tobytes())
 
     def commit(self, rows_done: int) -> None:
         """Record that the first `rows_done` rows, in the order of extraction, are written for good."""

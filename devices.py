@@ -15,5 +15,5 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
-        raise InputError(f"there is no device '{name}' here ({str(problem).splitlines()[0]})") from problem
+        raise InputError(f"there is no device '{name}' here; 'auto' takes CUDA, MPS or the CPU") from problem
     return device

@@ -10,6 +10,7 @@ missing: generating answers.
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 import datasets
 import huggingface_hub
 import pandas as pd
+import torch
 import transformers
 from tqdm import tqdm
 
 from activation_cache import CacheWriter
-from command_line import InputError, Selection, check_at_least, option, package_versions, parse_config, run
+from command_line import InputError, Selection, check_at_least, one_line, option, package_versions, parse_config, run
 from devices import choose_device
 from files import only_writer
 from latent_reasoning import CODI_THOUGHTS, LatentReasoner
@@ -62,26 +64,34 @@ def read_questions(config: ExtractConfig) -> list[dict[str, Any]]:
             raise InputError(f"no file {path}")
         table = read_table(path)
     else:
+        if path.suffix and path.is_file():
+            raise InputError(f"{path} is not a .jsonl, .json or .parquet file")
         name = "main" if config.dataset == GSM8K else None
         try:
             table = datasets.load_dataset(config.dataset, name, split=config.split).to_pandas()
         except (OSError, ValueError) as problem:
-            raise InputError(f"the data set {config.dataset} cannot be loaded: {problem}") from problem
+            reason = one_line(problem)[:200]
+            raise InputError(f"the data set {config.dataset} cannot be loaded ({reason})") from problem
+    if not len(table):
+        raise InputError(f"the data set {config.dataset} is empty")
     for column in (config.question_column, config.answer_column):
         if column not in table.columns:
             raise InputError(
                 f"{config.dataset} has no column '{column}'; it has {', '.join(map(str, table.columns)) or 'none'}"
             )
     table = table.head(config.limit) if config.limit else table
-    if table.empty:
-        raise InputError(f"the data set {config.dataset} is empty")
     questions, answers = table[config.question_column], table[config.answer_column]
-    if not_text := [row for row, question in enumerate(questions) if not isinstance(question, str)]:
-        raise InputError(f"row {not_text[0]} of {config.dataset} has no text in '{config.question_column}'")
-    return [
-        {"id": row, "question": question, "answer": answer if isinstance(answer, str) else str(answer)}
-        for row, (question, answer) in enumerate(zip(questions, answers, strict=True))
-    ]
+    examples = []
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        if not isinstance(question, str):
+            raise InputError(f"row {row} of {config.dataset} has no text in '{config.question_column}'")
+        answer = None if pd.isna(answer) is True else str(answer)
+        try:
+            f"{question}{answer}".encode()
+        except UnicodeEncodeError as problem:  # half of a surrogate pair, which JSON can write
+            raise InputError(f"row {row} of {config.dataset} is no valid Unicode ({problem.reason})") from problem
+        examples.append({"id": row, "question": question, "answer": answer})
+    return examples
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -90,16 +100,25 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         text = path.read_text(encoding="utf-8")
-        rows = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
-            if path.suffix == ".jsonl"
-            else json.loads(text)
-        )
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError("not a list of records")
-        return pd.DataFrame(rows, dtype=object)
+        rows = json.loads(text) if path.suffix == ".json" else list(read_lines(path, text))
     except ValueError as problem:  # of json, Unicode and parquet alike
-        raise InputError(f"{path} cannot be read as {path.suffix[1:]}: {problem}") from problem
+        raise InputError(f"{path} cannot be read as {path.suffix[1:]} ({one_line(problem)[:200]})") from problem
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path} is not a list of records")
+    return pd.DataFrame(rows, dtype=object)
+
+
+def read_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    """The record on each line of `text`. Raises InputError with the number of a line that holds none."""
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON strings may hold what splitlines splits at
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except ValueError as problem:
+                raise InputError(f"line {number} of {path} is not readable JSON ({problem})") from problem
+            if not isinstance(record, dict):
+                raise InputError(f"line {number} of {path} is no JSON object")
+            yield record
 
 
 def tokenize(reasoner: LatentReasoner, questions: list[str], n_thoughts: int) -> list[list[int]]:
@@ -123,39 +142,47 @@ def extract(config: ExtractConfig, reasoner: LatentReasoner, examples: list[dict
     if reasoner.bot_token_id is not None and max(positions) > CODI_THOUGHTS:
         raise InputError(f"a CODI model has positions 0-{CODI_THOUGHTS}, not {max(positions)}")
     token_ids = tokenize(reasoner, [example["question"] for example in examples], max(positions))
+    with only_writer(config.activations):
+        writer = CacheWriter(
+            config.activations,
+            layers=layers,
+            positions=positions,
+            examples=examples,
+            input_dim=reasoner.input_dim,
+            dtype=config.dtype,
+            description={
+                "model": config.model,
+                "base_model": config.base_model,
+                "lora_alpha": config.lora_alpha if config.base_model else None,
+                "model_fingerprint": reasoner.fingerprint(),
+                "dataset": config.dataset,
+                "dataset_split": config.split,
+                "position_0": "last question token" if reasoner.bot_token_id is None else "bot token",
+                "thought_projection": reasoner.projection is not None,
+            },
+            record={
+                "batch_size": config.batch_size,
+                "device": str(reasoner.model.device),
+                "versions": package_versions("torch", "transformers", "numpy", "datasets"),
+            },
+        )
+        if writer.rows_done:
+            print(f"{config.activations} already has {writer.rows_done:,} of {len(examples):,} questions")
+        run_batches(reasoner, token_ids, writer, config.batch_size)
+
+
+def run_batches(reasoner: LatentReasoner, token_ids: list[list[int]], writer: CacheWriter, batch_size: int) -> None:
+    """Raises InputError if a batch is too large for the device's memory."""
     # Longest first: if the memory is too small, that shows at once.
     order = sorted(range(len(token_ids)), key=lambda row: (-len(token_ids[row]), row))
-    writer = CacheWriter(
-        config.activations,
-        layers=layers,
-        positions=positions,
-        examples=examples,
-        input_dim=reasoner.input_dim,
-        dtype=config.dtype,
-        description={
-            "model": config.model,
-            "base_model": config.base_model,
-            "lora_alpha": config.lora_alpha if config.base_model else None,
-            "model_fingerprint": reasoner.fingerprint(),
-            "dataset": config.dataset,
-            "dataset_split": config.split,
-            "position_0": "last question token" if reasoner.bot_token_id is None else "bot token",
-            "thought_projection": reasoner.projection is not None,
-        },
-        record={
-            "batch_size": config.batch_size,
-            "device": str(reasoner.model.device),
-            "versions": package_versions("torch", "transformers", "numpy", "datasets"),
-        },
-    )
-    done = writer.rows_done
-    if done:
-        print(f"{config.activations} already has {done:,} of {len(order):,} questions")
-    saved_at, saving_takes = time.monotonic(), 0.0
+    done, saved_at, saving_takes = writer.rows_done, time.monotonic(), 0.0
     with tqdm(total=len(order), initial=done, unit="question", smoothing=0.05, mininterval=0.5) as bar:
         while done < len(order):
-            rows = order[done : done + config.batch_size]
-            states = reasoner.hidden_states([token_ids[row] for row in rows], layers, positions)
+            rows = order[done : done + batch_size]
+            try:
+                states = reasoner.hidden_states([token_ids[row] for row in rows], writer.layers, writer.positions)
+            except torch.OutOfMemoryError as problem:
+                raise InputError(f"out of memory with {len(rows)} questions: lower --batch-size") from problem
             writer.write(rows, states.numpy())
             done += len(rows)
             bar.update(len(rows))
@@ -174,8 +201,7 @@ def main() -> int:
     device = choose_device(config.device)
     examples = read_questions(config)
     reasoner = LatentReasoner.load(config.model, config.base_model, config.lora_alpha).to(device)
-    with only_writer(config.activations):
-        extract(config, reasoner, examples)
+    extract(config, reasoner, examples)
     print(f"{len(examples):,} questions in {config.activations}")
     return 0
 

@@ -12,6 +12,8 @@ import hashlib
 import inspect
 import json
 import re
+import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +23,15 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.pytorch_utils import Conv1D
@@ -55,31 +63,38 @@ def resolve_folder(name: str, patterns: Sequence[str]) -> Path:
         ) from problem
     except (RepositoryNotFoundError, HFValidationError) as problem:
         raise InputError(f"'{name}' is neither a folder nor a model on the hub") from problem
-    except OSError as problem:
-        reason = str(problem).partition("\n")[0]
-        raise InputError(f"the model '{name}' is no folder, and the hub cannot give it ({reason})") from problem
+    except LocalEntryNotFoundError as problem:
+        raise InputError(f"'{name}' is no folder, and the hub cannot be reached (is HF_HUB_OFFLINE set?)") from problem
+    except (OSError, HTTPError) as problem:
+        if getattr(problem, "errno", None) is not None:  # a full disk, say
+            raise
+        raise InputError(f"the hub cannot give the model '{name}' ({one_line(problem)[:200]})") from problem
 
 
 class StateFile(Mapping[str, Tensor]):
-    """The tensors of a model folder's safetensors or .bin files, read one at a time.
+    """The tensors of some safetensors or .bin files, read one at a time. Raises InputError if a file is damaged."""
 
-    Empty if there are none. Raises InputError if a file is damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._sources: dict[str, Any] = {}
         for path in paths:
-            if path.name == PROJECTION_FILE:
-                continue
             try:
                 if path.suffix == ".safetensors":
                     file = safe_open(path, framework="pt")
                     self._sources |= dict.fromkeys(list(file.keys()), file)
-                else:
-                    self._sources |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                    continue
+                # The format of torch before 1.6 is no zip file, and cannot be mapped.
+                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as problem:
-                raise InputError(f"{path} is damaged ({one_line(problem)[:200]})") from problem
+                raise InputError(f"{path} is damaged, or not a file of tensors") from problem
+            if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+                raise InputError(f"{path} holds something else than named tensors")
+            self._sources |= tensors
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "StateFile":
+        """The weights of the model in `folder`; empty if it has none."""
+        safe = [path for path in sorted(folder.glob("*.safetensors")) if path.name != PROJECTION_FILE]
+        return cls(safe or sorted(folder.glob("pytorch_model*.bin")))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
@@ -138,45 +153,56 @@ def merged_codi_state(state: StateFile, skeleton: nn.Module, lora_alpha: float) 
     """
     transposed = {name for name, module in skeleton.named_modules() if isinstance(module, Conv1D)}
     merged: dict[str, Tensor] = {}
+    lora = dict.fromkeys(key for key in state if ".lora_" in key)  # those without a place yet
     for key in state:
-        if key.startswith("prj.") or ".lora_" in key:
-            continue
-        merged[key.removeprefix(CODI_PREFIX).replace(".base_layer.", ".")] = state[key].to(torch.float32)
-    for key_a in [key for key in state if ".lora_A." in key]:
+        if key not in lora and not key.startswith("prj."):
+            merged[key.removeprefix(CODI_PREFIX).replace(".base_layer.", ".")] = state[key].to(torch.float32)
+    for key_a in [key for key in lora if ".lora_A." in key]:
         key_b = key_a.replace(".lora_A.", ".lora_B.")
         module = key_a.removeprefix(CODI_PREFIX).partition(".lora_A.")[0]
         weight = merged.get(f"{module}.weight")
-        if weight is None or key_b not in state:
-            merged[key_a] = state[key_a]
+        if weight is None or weight.ndim != 2 or key_b not in lora:
             continue
+        del lora[key_a], lora[key_b]
         a, b = state[key_a].to(torch.float32), state[key_b].to(torch.float32)  # (r, in), (out, r)
+        n_out, n_in = weight.shape[::-1] if module in transposed else weight.shape
+        if a.shape != (len(a), n_in) or b.shape != (n_out, len(a)):
+            raise InputError(
+                f"the LoRA of {module} does not fit its weight: A {tuple(a.shape)}, B {tuple(b.shape)}, "
+                f"weight {tuple(weight.shape)}"
+            )
         update = (b @ a) * (lora_alpha / len(a))
-        if module in transposed:
-            update = update.T
-        if update.shape != weight.shape:
-            raise InputError(f"the LoRA of {module} is {tuple(update.shape)}, its weight {tuple(weight.shape)}")
-        merged[f"{module}.weight"] = weight + update
-    for key_b in [key for key in state if ".lora_B." in key and key.replace(".lora_B.", ".lora_A.") not in state]:
-        merged[key_b] = state[key_b]
-    return merged
+        merged[f"{module}.weight"] = weight + (update.T if module in transposed else update)
+    return merged | {key: state[key] for key in lora}
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def load_tokenizer(folder: Path, **options: Any) -> Any:
+def load_tokenizer(folder: Path, name: str, **options: Any) -> Any:
+    """Raises InputError if `folder` has no tokenizer, or one without a vocabulary (transformers makes such a one)."""
     try:
-        return AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"no tokenizer can be loaded from {folder} ({one_line(problem)[:200]})") from problem
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as problem:  # tokenizers raises nothing more precise for a damaged file
+        raise InputError(f"{name} has no tokenizer that can be loaded ({one_line(problem)[:200]})") from problem
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise InputError(f"{name} has no tokenizer")
+    return tokenizer
 
 
-def load_plain_model(folder: Path, **options: Any) -> Any:
+def load_plain_model(folder: Path, name: str, **options: Any) -> Any:
+    """Raises InputError if it cannot be loaded, or lacks weights (transformers would make random ones)."""
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as problem:
-        raise InputError(f"{folder} is no model that can be loaded ({one_line(problem)[:200]})") from problem
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (OSError, ValueError, LookupError, RuntimeError, SafetensorError, ImportError, struct.error) as problem:
+        raise InputError(f"{name} is no model that can be loaded ({one_line(problem)[:200]})") from problem
+    found = {key: tuple(found) for key, found, _ in report["mismatched_keys"]}
+    expected = {key: tuple(expected) for key, _, expected in report["mismatched_keys"]}
+    check_keys(found, expected | dict.fromkeys(sorted(report["missing_keys"]), ()), name, "its config.json")
+    return model
 
 
 @dataclass
@@ -200,7 +226,10 @@ class LatentReasoner:
         if self.projection is not None:
             self.projection.eval().requires_grad_(False)
         self.backbone = self.model.base_model
-        self._takes_position_ids = "position_ids" in inspect.signature(self.backbone.forward).parameters
+        accepted = inspect.signature(self.backbone.forward).parameters
+        if "past_key_values" not in accepted:
+            raise InputError(f"{type(self.backbone).__name__} keeps no keys and values: thoughts cannot be fed to it")
+        self._takes_position_ids = "position_ids" in accepted
         probe = self.tokenizer("a")["input_ids"]
         self._appends_eos = len(probe) > 1 and probe[-1] == self.tokenizer.eos_token_id
 
@@ -213,12 +242,15 @@ class LatentReasoner:
         if name.endswith(".gguf"):
             if not Path(name).is_file():
                 raise InputError(f"no file {name}")
+            with open(name, "rb") as file:
+                if file.read(4) != b"GGUF":
+                    raise InputError(f"{name} is no GGUF file: it does not begin with 'GGUF'")
             folder, options = Path(name).parent, {"gguf_file": Path(name).name}
         else:
             folder, options = resolve_folder(name, [*TOKENIZER_FILES, "*.safetensors"]), {}
             if not any(folder.glob("*.safetensors")):
                 folder = resolve_folder(name, [*TOKENIZER_FILES, "pytorch_model*.bin"])
-            state = StateFile(folder)
+            state = StateFile.of_folder(folder)
             if not state:
                 raise InputError(f"{folder} is no model: it has no model.safetensors or pytorch_model.bin")
             if any(key.startswith(CODI_PREFIX) for key in state):
@@ -229,13 +261,16 @@ class LatentReasoner:
                 raise InputError(f"{folder} is no model: it has no config.json, and no key begins with {CODI_PREFIX}")
         if base_model is not None:
             raise InputError(f"--base-model is for CODI checkpoints; {name} is a whole model")
-        model, tokenizer = load_plain_model(folder, **options), load_tokenizer(folder, **options)
+        model, tokenizer = load_plain_model(folder, name, **options), load_tokenizer(folder, name, **options)
         if options or not (folder / THOUGHTS_FILE).exists():
             return cls(model, tokenizer)
         thoughts = read_json(folder / THOUGHTS_FILE)
+        if not isinstance(thoughts, dict) or not {"bot_token_id", "eot_token_id"} <= thoughts.keys():
+            raise InputError(f"{folder / THOUGHTS_FILE} does not hold bot_token_id and eot_token_id")
         projection = None
         if (folder / PROJECTION_FILE).exists():
-            projection = load_projection(load_file(folder / PROJECTION_FILE), int(model.config.hidden_size), name)
+            weights = dict(StateFile([folder / PROJECTION_FILE]))
+            projection = load_projection(weights, int(model.config.hidden_size), name)
         return cls(model, tokenizer, projection, thoughts["bot_token_id"], thoughts["eot_token_id"])
 
     @classmethod
@@ -243,19 +278,20 @@ class LatentReasoner:
         base_folder = resolve_folder(base_model, TOKENIZER_FILES)  # its weights are in the checkpoint
         try:
             config = AutoConfig.from_pretrained(base_folder)
-        except (OSError, ValueError, KeyError) as problem:
-            raise InputError(f"{base_model} is no base model ({one_line(problem)[:200]})") from problem
-        base_vocabulary = config.vocab_size
-        config.vocab_size = base_vocabulary + CODI_NEW_TOKENS
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
+            base_vocabulary = config.vocab_size
+            config.vocab_size = base_vocabulary + CODI_NEW_TOKENS
+            with torch.device("meta"):
+                skeleton = AutoModelForCausalLM.from_config(config)
+        except (OSError, ValueError, KeyError, AttributeError) as problem:
+            raise InputError(f"{base_model} is no causal LM ({one_line(problem)[:200]})") from problem
         weights = merged_codi_state(state, skeleton, lora_alpha)
         ignored = getattr(skeleton, "_keys_to_ignore_on_load_unexpected", None) or []  # old GPT-2 files have masks
-        for key in [key for key in weights if any(re.search(pattern, key) for pattern in ignored)]:
-            del weights[key]
         expected = shapes(skeleton.state_dict())
+        for key in weights.keys() - expected.keys():
+            if any(re.search(pattern, key) for pattern in ignored):
+                del weights[key]
         if config.tie_word_embeddings:
-            del expected["lm_head.weight"]
+            expected.pop("lm_head.weight", None)
             head, embedding = weights.pop("lm_head.weight", None), skeleton.get_input_embeddings().weight
             name_of = {id(parameter): key for key, parameter in skeleton.named_parameters()}
             if head is not None and not torch.equal(head, weights.get(name_of[id(embedding)], head)):
@@ -266,7 +302,7 @@ class LatentReasoner:
         projection = {key.removeprefix("prj."): state[key].float() for key in state if key.startswith("prj.")}
         return cls(
             type(skeleton).from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32),
-            load_tokenizer(base_folder),
+            load_tokenizer(base_folder, base_model),
             load_projection(projection, config.hidden_size, name) if projection else None,
             bot_token_id=base_vocabulary + 1,
             eot_token_id=base_vocabulary + 2,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFWriter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -159,6 +160,61 @@ def write_plain(folder: Path, family: str = "llama", config: Any = None) -> Path
     model.save_pretrained(folder)
     save_tokenizer(folder, bos=family == "llama")
     return folder
+
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "model.layers": "blk",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def write_gguf(path: Path, model: Any) -> None:
+    """The LLaMA `model` in float32, with a byte-level tokenizer that knows 'a' to 'n' and 'ab'."""
+    config = model.config
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    letters = [chr(ord("a") + number) for number in range(14)]
+    tokens = ["<unk>", "<s>", "</s>", *letters, "ab"]
+    tokens += [f"<extra{number}>" for number in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * len(tokens))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_unk_token_id(0)
+    for key, value in model.state_dict().items():
+        if key == "lm_head.weight":
+            continue  # tied
+        name = key
+        for ours, theirs in GGUF_NAMES.items():
+            name = name.replace(ours, theirs)
+        if heads := {"q_proj": 4, "k_proj": 2}.get(key.split(".")[-2]):  # rotary pairs side by side, not half apart
+            value = value.view(heads, 2, -1, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        writer.add_tensor(name, value.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def words_to_tokens(question: str, bos: bool) -> list[int]:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from codi_checkpoints import (
     small_config,
     words_to_tokens,
     write_codi,
+    write_gguf,
     write_plain,
     write_state,
 )
@@ -45,6 +46,15 @@ LAYERS, POSITIONS = range(N_LAYERS), range(7)
 TOLERANCE = 1e-4
 PREFIX = "codi.base_model.model."
 LLAMA_UP = PREFIX + "model.layers.1.mlp.up_proj."
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine threads spend their time waiting for each other; these models need none."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +83,7 @@ def reference_states(files: CodiFiles) -> Tensor:
 
 
 def rollouts(model: Any, projection: nn.Module | None, bos: bool) -> Tensor:
-    return torch.stack(
-        [rollout(model, projection, [*words_to_tokens(question, bos), BOT]) for question in QUESTIONS]
-    )
+    return torch.stack([rollout(model, projection, [*words_to_tokens(question, bos), BOT]) for question in QUESTIONS])
 
 
 def batch_states(reasoner: LatentReasoner, questions: list[str] = QUESTIONS) -> Tensor:
@@ -247,9 +255,7 @@ def test_a_checkpoint_without_projection_feeds_back_the_raw_state(llama: CodiFil
 
 @pytest.mark.parametrize("zip_format", [True, False])
 def test_a_bin_checkpoint_equals_the_safetensors_one(llama: CodiFiles, tmp_path: Path, zip_format: bool) -> None:
-    torch.save(
-        codi_state(llama.live), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zip_format
-    )
+    torch.save(codi_state(llama.live), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zip_format)
     assert torch.equal(batch_states(load(llama, tmp_path)), batch_states(load(llama)))
 
 
@@ -313,6 +319,10 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda state: state.update({PREFIX + "model.norm.weight": torch.ones(7)}),
         r"model.norm.weight is \(7,\), not \(32,\)",
     ),
+    "a weight under LoRA is a vector": (
+        lambda state: state.update({LLAMA_UP + "base_layer.weight": torch.ones(7)}),
+        r"up_proj.weight is \(7,\), not \(64, 32\)",
+    ),
     "half of a LoRA pair, A": (
         lambda state: state.pop(LLAMA_UP + "lora_B.default.weight"),
         "up_proj.lora_A.default.weight is left over",
@@ -354,7 +364,9 @@ def test_keys_that_do_not_fit_the_base_model_are_named(case: str, llama: CodiFil
 
 
 @pytest.mark.parametrize(("n_layers", "message"), [(2, "layers.2.*left over"), (4, r"layers.3.*is missing")])
-def test_a_base_model_of_another_depth_is_refused(llama: CodiFiles, tmp_path: Path, n_layers: int, message: str) -> None:
+def test_a_base_model_of_another_depth_is_refused(
+    llama: CodiFiles, tmp_path: Path, n_layers: int, message: str
+) -> None:
     config = small_config("llama", VOCABULARY)
     config.num_hidden_layers = n_layers
     config.save_pretrained(tmp_path)
@@ -384,6 +396,14 @@ def test_a_base_folder_without_tokenizer_is_refused(
         LatentReasoner.load(str(codi_files[family].checkpoint), str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["{", "{}", '{"added_tokens": [], "model": {"type": "Unheard"}}'])
+def test_a_damaged_tokenizer_is_named(content: str, llama: CodiFiles, tmp_path: Path) -> None:
+    shutil.copytree(llama.base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path} has no tokenizer that can be loaded"):
+        LatentReasoner.load(str(llama.checkpoint), str(tmp_path))
+
+
 @pytest.mark.parametrize("config", [None, "{}", "{", '{"model_type": "bert"}', '{"model_type": "vit"}'])
 def test_a_base_folder_that_is_no_causal_lm_is_refused(config: str | None, llama: CodiFiles, tmp_path: Path) -> None:
     if config is not None:
@@ -393,7 +413,7 @@ def test_a_base_folder_that_is_no_causal_lm_is_refused(config: str | None, llama
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, plain: Path) -> None:
-    with pytest.raises(InputError, match="is no model: it has no model.safetensors"):
+    with pytest.raises(InputError, match=r"is no model: it has no model\.safetensors"):
         LatentReasoner.load(str(tmp_path))
     shutil.copy(plain / "model.safetensors", tmp_path)
     with pytest.raises(InputError, match=r"is no model: it has no config.json, and no key begins with codi\."):
@@ -426,7 +446,9 @@ def test_a_plain_model_that_lacks_weights_is_refused_not_filled_with_random_ones
     del state["model.layers.1.mlp.up_proj.weight"]
     state["model.norm.weight"] = torch.ones(7)
     write_state(tmp_path, state)
-    with pytest.raises(InputError, match=r"layers.1.mlp.up_proj.weight is missing; .*norm.weight is \(7,\), not \(32,\)"):
+    with pytest.raises(
+        InputError, match=r"layers.1.mlp.up_proj.weight is missing; .*norm.weight is \(7,\), not \(32,\)"
+    ):
         LatentReasoner.load(str(tmp_path))
 
 
@@ -465,6 +487,16 @@ def test_a_gguf_file_that_is_absent_or_damaged_is_named(content: bytes | None, m
     assert str(path) in str(refused.value)
 
 
+def test_a_gguf_file_runs_as_the_folder_it_was_made_from(plain: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(plain).eval()
+    write_gguf(tmp_path / "model.gguf", model)
+    reasoner = LatentReasoner.load(str(tmp_path / "model.gguf"))
+    tokens = [reasoner.tokenize(question) for question in ("abc", "a", "dehgf" * 9)]
+    assert len({len(question) for question in tokens}) == 3
+    reference = torch.stack([rollout(model, None, question, 4) for question in tokens])
+    assert relative_difference(reasoner.hidden_states(tokens, LAYERS, range(4)), reference) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", ["gpt2", "meta-llama/Llama-3.2-1B-Instruct"])
 def test_a_hub_model_that_cannot_be_reached_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"'{name}' is no folder, and the hub cannot be reached"):
@@ -486,9 +518,7 @@ def test_what_is_neither_folder_nor_hub_id_is_named(name: str) -> None:
         (ConnectionError, r"the hub cannot give the model 'some/model' \(first line second line\)"),
     ],
 )
-def test_what_the_hub_refuses_is_named(
-    refusal: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_refuses_is_named(refusal: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_words: Any, **_options: Any) -> str:
         problem = refusal.__new__(refusal)
         problem.args = ("first line\nsecond line",)
