@@ -31,7 +31,7 @@ from command_line import InputError, Selection, check_at_least, one_line, option
 from devices import choose_device
 from files import only_writer, read_json, write_json
 from grid import AXES, LATENT_DIMS, plan_path
-from train_grid import Task, TrainConfig, plan_tasks, train_task
+from train_grid import Task, TrainConfig, choose_backend, plan_tasks, train_task
 
 WORKERS_ON_A_GPU = 3  # the experiment's
 
@@ -66,7 +66,6 @@ class RunReport(NamedTuple):
     n_trained: int
     failures: list[str]
     busy_seconds: float  # of all workers together, in training, measuring and writing
-    wall_seconds: float
 
 
 def cores() -> int:
@@ -74,8 +73,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def work(connection: Connection, config: GridConfig, log: Path, threads: int | None) -> None:
-    """A worker process: train the tasks that come. Sends None after each epoch, then the Outcome."""
+def work(connection: Connection, config: GridConfig, log: Path, threads: int | None, backend: str) -> None:
+    """A worker process: train the tasks that come. Sends epochs done (each of one SAE), then the Outcome."""
     threading.Thread(target=exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
     log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -92,7 +91,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
         started = time.perf_counter()
         failures, refusal = [], None
         try:
-            failures = train_task(task, config, cache, device, lambda: connection.send(None))
+            failures = train_task(task, config, cache, device, backend, connection.send)
         except (RuntimeError, MemoryError) as problem:  # out of memory, on any device
             logging.exception("%s failed", task)
             failures = [f"{task._replace(k_values=(k,))}: {one_line(problem)[:200]}" for k in task.k_values]
@@ -115,28 +114,28 @@ def exit_with_parent() -> None:
 class Worker:
     """One worker process as the main process sees it; begun anew when it has died."""
 
-    def __init__(self, number: int, config: GridConfig, threads: int | None) -> None:
+    def __init__(self, number: int, config: GridConfig, threads: int | None, backend: str) -> None:
         self.log = config.results / "logs" / f"worker{number}.log"
-        self._config, self._threads = config, threads
+        self._settings = (config, self.log, threads, backend)
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self._config, self.log, self._threads), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, *self._settings), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
-    def train(self, task: Task, on_epoch: Callable[[], None]) -> Outcome:
+    def train(self, task: Task, on_epochs: Callable[[int], object]) -> Outcome:
         """Have the process train `task`. If it dies of it, all of the task has failed."""
         started = time.perf_counter()
         try:
             if not self.process.is_alive():
                 self._start()
             self._connection.send(task)
-            while (outcome := self._connection.recv()) is None:
-                on_epoch()
-            return outcome
+            while isinstance(message := self._connection.recv(), int):
+                on_epochs(message)
+            return message
         except (EOFError, ConnectionError):
             self.process.join()
             how = f"the worker died (exit code {self.process.exitcode})"
@@ -144,12 +143,11 @@ class Worker:
             return Outcome(failures, time.perf_counter() - started)
 
 
-def run_tasks(config: GridConfig, tasks: list[Task], n_workers: int, threads: int | None, bar: tqdm) -> RunReport:
-    """Have `n_workers` processes train `tasks`. Raises InputError if what one meets concerns them all."""
+def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int], object]) -> RunReport:
+    """Have `workers` train `tasks`, and end them. Raises InputError if what one meets concerns them all."""
     queue = deque(tasks)
     outcomes: list[Outcome] = []
     failures: list[str] = []
-    workers = [Worker(number, config, threads) for number in range(n_workers)]
 
     def serve(worker: Worker) -> None:
         while queue:
@@ -157,14 +155,13 @@ def run_tasks(config: GridConfig, tasks: list[Task], n_workers: int, threads: in
                 task = queue.popleft()
             except IndexError:  # another worker took the last one
                 return
-            outcome = worker.train(task, lambda: bar.update(len(task.k_values) / config.epochs))  # noqa: B023
+            outcome = worker.train(task, on_epochs)
             if outcome.refusal:
                 raise InputError(outcome.refusal)
             outcomes.append(outcome)
             failures.extend(f"{failure}; see {worker.log}" for failure in outcome.failures)
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(n_workers) as pool:
+    with ThreadPoolExecutor(len(workers)) as pool:
         try:
             for served in as_completed([pool.submit(serve, worker) for worker in workers]):
                 served.result()
@@ -176,7 +173,6 @@ def run_tasks(config: GridConfig, tasks: list[Task], n_workers: int, threads: in
         n_trained=sum(len(task.k_values) for task in tasks) - len(failures),
         failures=failures,
         busy_seconds=sum(outcome.seconds for outcome in outcomes),
-        wall_seconds=time.perf_counter() - started,
     )
 
 
@@ -208,22 +204,25 @@ def main() -> int:
         wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
         n_workers = min(wanted, len(tasks))
         threads = max(1, cores() // wanted) if device.type == "cpu" else None
+        backend = choose_backend(config.backend, device)
         if n_done:
             print(f"{n_done:,} SAEs are already done")
         if not tasks:
             return 0
         print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
         layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
+        started = time.perf_counter()
         with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=layout, smoothing=0.05) as bar:
-            report = run_tasks(config, tasks, n_workers, threads, bar)
-        overhead = 1 - report.busy_seconds / (n_workers * report.wall_seconds)
-        write_json(
-            config.results / "last_run.json",
-            report._asdict() | {"workers": n_workers, "threads": threads, "device": str(device), "overhead": overhead},
-        )
+            workers = [Worker(number, config, threads, backend) for number in range(n_workers)]
+            report = run_tasks(tasks, workers, lambda epochs: bar.update(epochs / config.epochs))
+        wall_seconds = time.perf_counter() - started
+        overhead = 1 - report.busy_seconds / (n_workers * wall_seconds)
+        costs = {"wall_seconds": wall_seconds, "overhead": overhead}
+        settings = {"workers": n_workers, "threads": threads, "device": str(device), "backend": backend}
+        write_json(config.results / "last_run.json", report._asdict() | costs | settings)
     print(
-        f"{report.n_trained:,} SAEs trained in {report.wall_seconds:.1f} s; {overhead:.1%} of the workers' time was "
-        "not training"
+        f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; "
+        f"{overhead:.1%} of the workers' time was not training"
     )
     for failure in report.failures:
         print(f"failed: {failure}", file=sys.stderr)

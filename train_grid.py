@@ -7,7 +7,7 @@ by what it is, so it comes out the same whatever it is trained beside. Deliberat
 learning-rate schedule, input normalisation, treatment of dead features.
 """
 
-import time
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from activation_cache import ActivationCache
-from command_line import InputError, check_at_least, option, package_versions, parse_config, run
+from command_line import InputError, check_at_least, one_line, option, package_versions, parse_config, run
 from devices import choose_device
 from files import only_writer, read_json, write_json
 from grid import K_VALUES, LATENT_DIMS, checkpoint_path, metrics_path
+from stack_trainer import Trained, train_stack
 from topk_sae import TopKSAE, evaluate
 
 
@@ -39,6 +40,11 @@ class TrainConfig:
     activations: Path = option(Path("activations"), help="folder that extract_activations.py wrote")
     results: Path = option(Path("results"), help="folder for the checkpoints and metrics")
     device: str = option("auto", help="auto (CUDA, then MPS, then CPU), or a torch device such as cuda:1")
+    backend: str = option(
+        "auto",
+        choices=("auto", "torch", "fused"),
+        help="torch: plain PyTorch, on any device; fused: compiled for the CPU; auto: fused wherever it is faster",
+    )
     overwrite: bool = option(False, help="train again what was trained with other settings")
 
     def __post_init__(self) -> None:
@@ -188,57 +194,52 @@ def epoch_orders(n_rows: int, epochs: int, seed: int, layer: int, position: int)
         yield generator.permutation(n_rows)
 
 
-def train_stack(
+def choose_backend(backend: str, device: torch.device) -> str:
+    """'torch' or 'fused'. Raises InputError if 'fused' was asked for and cannot be had.
+
+    Tries the compiled code on a few rows, so that it is compiled (and cached on disk) once, before the work.
+    """
+    if backend == "torch" or (backend == "auto" and device.type != "cpu"):
+        return "torch"
+    if device.type != "cpu":
+        raise InputError(f"--backend fused is for the CPU, not for {device}")
+    try:
+        from fused_trainer import try_out
+
+        try_out()
+    except (ImportError, RuntimeError, OSError) as problem:  # no Numba, or a processor it cannot compile for
+        reason = one_line(problem)[:200]
+        if backend == "fused":
+            raise InputError(f"--backend fused cannot run here ({reason})") from problem
+        print(f"training in plain PyTorch: the fused backend cannot run here ({reason})", file=sys.stderr)
+        return "torch"
+    return "fused"
+
+
+def train_saes(
     saes: Sequence[TopKSAE],
     x: Tensor,
-    orders: Iterator[np.ndarray],
-    batch_size: int,
-    lr: float,
-    on_epoch: Callable[[], None] = lambda: None,
-) -> list[bool]:
-    """Train SAEs of one shape together on x (n, input_dim), in place; k may differ.
+    orders: Callable[[], Iterator[np.ndarray]],
+    config: TrainConfig,
+    backend: str,
+    on_epochs: Callable[[int], object],
+) -> list[Trained]:
+    """Train SAEs of one shape on x (n, input_dim), in place, each in the faster way.
 
-    One batched product for the stack and one optimizer, which works element by element: an SAE comes out as if
-    trained alone. Returns for each whether its loss stayed finite.
+    `on_epochs(n)` is called as training goes on: n more epochs of one SAE are done.
     """
-    device = x.device
-    # (n_sae, latent_dim, input_dim), (n_sae, 1, latent_dim), (n_sae, input_dim, latent_dim), (n_sae, 1, input_dim)
-    weights = [
-        torch.stack([parameter.detach() for parameter in parameters]).to(device)
-        for parameters in zip(*(sae.parameters() for sae in saes), strict=True)
-    ]
-    W_enc, b_enc, W_dec, b_dec = weights = [
-        (weight if weight.ndim == 3 else weight[:, None]).requires_grad_() for weight in weights
-    ]
-    optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
-    finite = torch.ones(len(saes), dtype=torch.bool, device=device)
-    for order in orders:
-        order_on_device = torch.from_numpy(order).to(device)
-        loss_sum = torch.zeros(len(saes), device=device)
-        for rows in order_on_device.split(batch_size):
-            batch = x[rows].expand(len(saes), -1, -1)
-            pre_acts = torch.baddbmm(b_enc, batch, W_enc.mT)  # (n_sae, batch, latent_dim)
-            latents = torch.stack([keep_top(pre, sae.k) for pre, sae in zip(pre_acts, saes, strict=True)])
-            reconstruction = torch.baddbmm(b_dec, latents, W_dec.mT)
-            losses = (reconstruction - batch).square().mean(dim=(1, 2))  # (n_sae,)
-            optimizer.zero_grad()
-            losses.sum().backward()
-            optimizer.step()
-            loss_sum += losses.detach()
-        finite &= loss_sum.isfinite()
-        on_epoch()
-    with torch.no_grad():
+    trained: dict[int, Trained] = {}
+    if backend == "fused":
+        from fused_trainer import fused_pays, train_sae
+
         for index, sae in enumerate(saes):
-            for parameter, weight in zip(sae.parameters(), weights, strict=True):
-                parameter.copy_(weight[index].reshape(parameter.shape))
-            sae.to(device)
-    return finite.tolist()
-
-
-def keep_top(pre_acts: Tensor, k: int) -> Tensor:
-    """pre_acts (batch, latent_dim) with all but the k of largest magnitude in each row at zero."""
-    top_indices = pre_acts.abs().topk(k, dim=-1, sorted=False).indices
-    return torch.zeros_like(pre_acts).scatter(-1, top_indices, pre_acts.gather(-1, top_indices))
+            if config.backend == "fused" or fused_pays(sae.input_dim, sae.latent_dim, sae.k):
+                trained[index] = train_sae(sae, x, orders(), config.batch_size, config.lr, on_epochs)
+    left = [index for index in range(len(saes)) if index not in trained]
+    if left:
+        stack = [saes[index] for index in left]
+        trained |= zip(left, train_stack(stack, x, orders(), config.batch_size, config.lr, on_epochs), strict=True)
+    return [trained[index] for index in range(len(saes))]
 
 
 def train_task(
@@ -246,30 +247,31 @@ def train_task(
     config: TrainConfig,
     cache: ActivationCache,
     device: torch.device,
-    on_epoch: Callable[[], None] = lambda: None,
+    backend: str,
+    on_epochs: Callable[[int], object] = lambda n: None,
 ) -> list[str]:
     """Train one stack, measure it, write its checkpoints and then its metrics. Returns what failed, in words."""
-    started = time.perf_counter()
     layer, position, latent_dim = task.layer, task.position, task.latent_dim
     array = cache.cell(layer, position)
     x_train, x_validation = (
         torch.from_numpy(array[rows].astype(np.float32, copy=False)).to(device) for rows in cache.split
     )
-    torch.backends.cuda.matmul.allow_tf32 = True
     saes = [seeded_sae(cache.input_dim, latent_dim, k, config.seed, layer, position) for k in task.k_values]
-    orders = epoch_orders(len(x_train), config.epochs, config.seed, layer, position)
-    finite = train_stack(saes, x_train, orders, config.batch_size, config.lr, on_epoch)
-    train_time_sec = (time.perf_counter() - started) / len(saes)
+
+    def orders() -> Iterator[np.ndarray]:
+        return epoch_orders(len(x_train), config.epochs, config.seed, layer, position)
+
+    outcomes = train_saes(saes, x_train, orders, config, backend, on_epochs)
     settings = config.settings(task.fingerprint)
     path = metrics_path(config.results, position, layer, latent_dim)
     by_k = same_settings_results(path, latent_dim, settings)
     failures = []
-    for sae, is_finite in zip(saes, finite, strict=True):
-        if not is_finite:
+    for sae, outcome in zip(saes, outcomes, strict=True):
+        if not outcome.finite:
             failures.append(f"{task._replace(k_values=(sae.k,))}: the loss is not finite")
             continue
         sae.metrics = evaluate(sae, x_train, x_validation) | {
-            "train_time_sec": train_time_sec,
+            "train_time_sec": outcome.seconds,
             "epochs": config.epochs,
         }
         sae.config |= {"position": position, "layer": layer} | settings
@@ -284,6 +286,7 @@ def train_task(
             "input_dim": cache.input_dim,
             "position_0": cache.position_0,
             "device": str(device),
+            "backend": backend,
             "versions": package_versions("torch", "numpy"),
         }
         ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
@@ -309,6 +312,7 @@ def same_settings_results(path: Path, latent_dim: int, settings: dict[str, Any])
 def main() -> int:
     config = parse_config(CellConfig, __doc__ or "")
     device = choose_device(config.device)
+    backend = choose_backend(config.backend, device)
     cache = ActivationCache(config.activations)
     if (config.layer, config.position) not in cache.cells:
         raise InputError(
@@ -320,13 +324,14 @@ def main() -> int:
         tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
         if n_done:
             print(f"{n_done} SAEs are already done")
-        with tqdm(total=len(tasks) * config.epochs, unit="epoch", disable=not tasks) as bar:
+        n_saes = sum(len(task.k_values) for task in tasks)
+        with tqdm(total=n_saes * config.epochs, unit="epoch", disable=not tasks) as bar:
             for task in tasks:
                 bar.set_description(f"latent_dim {task.latent_dim}")
-                failures += train_task(task, config, cache, device, bar.update)
+                failures += train_task(task, config, cache, device, backend, bar.update)
     for failure in failures:
         print(f"failed: {failure}")
-    print(f"{sum(len(task.k_values) for task in tasks) - len(failures)} SAEs trained, in {config.results}")
+    print(f"{n_saes - len(failures)} SAEs trained, in {config.results}")
     return 1 if failures else 0
 
 

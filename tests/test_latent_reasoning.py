@@ -3,7 +3,7 @@
 import copy
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,6 @@ LAYERS, POSITIONS = range(N_LAYERS), range(7)
 TOLERANCE = 1e-4
 PREFIX = "codi.base_model.model."
 LLAMA_UP = PREFIX + "model.layers.1.mlp.up_proj."
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine threads spend their time waiting for each other; these models need none."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from torch import Tensor
 import train_grid
 from activation_cache import ActivationCache, split_rows
 from grid import checkpoint_path, load_grid, metrics_path
+from stack_trainer import Trained, train_stack
 from topk_sae import TopKSAE, evaluate
-from train_grid import epoch_orders, seeded_sae, train_stack
+from train_grid import epoch_orders, seeded_sae
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--latent-dim", 24, 16, "--k-values", 2, 4, "--epochs", 3, "--batch-size", 32]
@@ -35,7 +36,8 @@ def textbook(sae: TopKSAE, x: Tensor, orders: list[np.ndarray], batch_size: int,
 
 def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[TopKSAE]:
     saes = [seeded_sae(x.shape[1], 32, k, seed, layer=1, position=2) for k in ks]
-    assert train_stack(saes, x, epoch_orders(len(x), epochs, seed, 1, 2), 64, 1e-3) == [True] * len(ks)
+    trained = train_stack(saes, x, epoch_orders(len(x), epochs, seed, 1, 2), 64, 1e-3)
+    assert all(outcome.finite for outcome in trained)
     return saes
 
 
@@ -81,7 +83,8 @@ def test_an_sae_whose_loss_is_not_finite_spoils_none_beside_it() -> None:
     saes = [seeded_sae(8, 16, k, 0, 0, 0) for k in (2, 3)]
     with torch.no_grad():
         saes[0].encoder.bias[0] = torch.inf
-    assert train_stack(saes, x, epoch_orders(100, 2, 0, 0, 0), 32, 1e-3) == [False, True]
+    trained = train_stack(saes, x, epoch_orders(100, 2, 0, 0, 0), 32, 1e-3)
+    assert [outcome.finite for outcome in trained] == [False, True]
     alone = seeded_sae(8, 16, 3, 0, 0, 0)
     train_stack([alone], x, epoch_orders(100, 2, 0, 0, 0), 32, 1e-3)
     assert torch.allclose(weights(saes[1]), weights(alone), atol=1e-6)
@@ -133,13 +136,13 @@ def test_a_second_run_trains_nothing_and_a_wider_one_only_what_is_new(
 ) -> None:
     run_small(call, activations, tmp_path / "results")
     trained: list[tuple[int, int]] = []
-    original = train_grid.train_stack
+    original = train_grid.train_saes
 
-    def spy(saes: list[TopKSAE], *rest: Any) -> list[bool]:
+    def spy(saes: list[TopKSAE], *rest: Any) -> list[Trained]:
         trained.extend((sae.latent_dim, sae.k) for sae in saes)
         return original(saes, *rest)
 
-    monkeypatch.setattr(train_grid, "train_stack", spy)
+    monkeypatch.setattr(train_grid, "train_saes", spy)
     code, out, _ = run_small(call, activations, tmp_path / "results")
     assert (code, trained) == (0, [])
     assert "4 SAEs are already done" in out

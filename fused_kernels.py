@@ -1,0 +1,446 @@
+"""Compiled inner loops of the fused trainer: explicit vectors, so that sums stay in registers.
+
+A compiler turns `out[i] += c * row[i]` into a load and a store of `out` for every multiply-add. The loops
+here hold a piece of `out` in vector registers while they go through all rows that are added to it. Numba has
+no vector values, so `Lanes(n)`, n float32 side by side, is added to its types: LLVM splits it into whatever
+registers the processor has. Everything is compiled once per machine and cached on disk.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.np.arrayobj import make_array
+
+F32 = np.float32
+FLAGS = ("reassoc", "contract", "nsz")  # sums may be reordered and fused; NaN and infinity keep their meaning
+LINE = 16  # float32 in a cache line, and lanes of an AVX-512 register
+# Lanes of a sum held in registers: 16 of the 32 registers of AVX-512, 8 of the 16 of AVX2.
+WIDE = 256 if binding.get_host_cpu_features().get("avx512f") else 64
+NARROW = WIDE // 4
+
+compiled = njit(cache=True, nogil=True, fastmath=set(FLAGS), error_model="numpy")
+
+
+class Lanes(types.Type):
+    """n float32 values held in vector registers."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(name=f"Lanes({n})")
+        self.n = n
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, ir.VectorType(ir.FloatType(), lanes.n))
+
+
+def _define_operator(symbol: Any, instruction: str) -> None:
+    @infer_global(symbol)
+    class _Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(symbol, Lanes, Lanes)
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args, flags=FLAGS)
+
+
+for _symbol, _instruction in {
+    operator.add: "fadd",
+    operator.sub: "fsub",
+    operator.mul: "fmul",
+    operator.truediv: "fdiv",
+}.items():
+    _define_operator(_symbol, _instruction)
+
+
+def _address(context: Any, builder: Any, sig: Any, args: Any, vector: Any) -> Any:
+    """Pointer to a vector at element `args[1]` of the flat array `args[0]`."""
+    data = make_array(sig.args[0])(context, builder, args[0]).data
+    return builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
+
+
+@intrinsic
+def load(typing_context, array, index, lanes):  # type: ignore[no-untyped-def]
+    """`lanes` consecutive values of a flat array from `index`, which is not checked."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    result = Lanes(lanes.literal_value)
+
+    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        vector = ir.VectorType(ir.FloatType(), result.n)
+        value = builder.load(_address(context, builder, sig, args, vector))
+        value.align = 4  # bytes: a row piece may start anywhere
+        return value
+
+    return result(array, types.int64, lanes), lower
+
+
+@intrinsic
+def store(typing_context, array, index, value):  # type: ignore[no-untyped-def]
+    """Write all lanes of `value` into a flat array from `index` on, which is not checked."""
+
+    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        builder.store(args[2], _address(context, builder, sig, args, args[2].type)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, value), lower
+
+
+@intrinsic
+def spread(typing_context, scalar, lanes):  # type: ignore[no-untyped-def]
+    """`scalar` in every lane."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    n = lanes.literal_value
+
+    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        nothing = ir.Constant(ir.VectorType(ir.FloatType(), n), ir.Undefined)
+        first = builder.insert_element(nothing, args[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n))
+
+    return Lanes(n)(types.float32, lanes), lower
+
+
+def _llvm_call(builder: Any, name: str, result: Any, args: Any, **flags: Any) -> Any:
+    function_type = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args, **flags)
+
+
+@intrinsic
+def root(typing_context, value):  # type: ignore[no-untyped-def]
+    """Square root of every lane."""
+
+    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _llvm_call(builder, f"llvm.sqrt.v{value.n}f32", args[0].type, args)
+
+    return value(value), lower
+
+
+@intrinsic
+def total(typing_context, value):  # type: ignore[no-untyped-def]
+    """Sum of all lanes."""
+
+    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        zero = ir.Constant(ir.FloatType(), 0.0)
+        name = f"llvm.vector.reduce.fadd.v{value.n}f32"
+        return _llvm_call(builder, name, ir.FloatType(), [zero, args[0]], fastmath=FLAGS)
+
+    return types.float32(value), lower
+
+
+def _piece_kernels(lanes: int) -> Any:
+    """The two sums over sparse entries, for a piece of `lanes` columns from `start` on."""
+
+    @compiled
+    def add_rows(value, coefs, rows, matrix, stride, start, first, last):  # type: ignore[no-untyped-def]
+        """value + sum over entries e in [first, last) of coefs[e] * matrix[rows[e], start : start + lanes]."""
+        for e in range(first, last):
+            value = value + spread(coefs[e], lanes) * load(matrix, rows[e] * stride + start, lanes)
+        return value
+
+    @compiled
+    def add_rows_and_dot(dots, weights, at, coefs, rows, matrix, stride, start, first, last):  # type: ignore
+        """`add_rows` from zero, and dots[e] += weights[at : at + lanes] . the same piece: one read for both."""
+        weight = load(weights, at, lanes)
+        value = spread(F32(0), lanes)
+        for e in range(first, last):
+            piece = load(matrix, rows[e] * stride + start, lanes)
+            dots[e] += total(weight * piece)
+            value = value + spread(coefs[e], lanes) * piece
+        return value
+
+    return add_rows, add_rows_and_dot
+
+
+_add_wide, _ = _piece_kernels(WIDE)
+_add_half, _both_half = _piece_kernels(WIDE // 2)  # two sums share the registers
+_add_narrow, _both_narrow = _piece_kernels(NARROW)
+_add_line, _both_line = _piece_kernels(LINE)
+
+
+@compiled
+def adam(w, m, v, at, gradient, n, factors):  # type: ignore[no-untyped-def]
+    """One torch.optim.Adam step of w[at : at + n]; gradient from 0; n a multiple of LINE.
+
+    factors: beta1, beta2, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps.
+    """
+    beta1, beta2, step_size, scale, eps = factors
+    b1, c1 = spread(beta1, LINE), spread(F32(1) - beta1, LINE)
+    b2, c2 = spread(beta2, LINE), spread(F32(1) - beta2, LINE)
+    size, correction, small = spread(step_size, LINE), spread(scale, LINE), spread(eps, LINE)
+    for i in range(0, n, LINE):
+        g = load(gradient, i, LINE)
+        m_i = b1 * load(m, at + i, LINE) + c1 * g
+        v_i = b2 * load(v, at + i, LINE) + c2 * g * g
+        store(m, at + i, m_i)
+        store(v, at + i, v_i)
+        store(w, at + i, load(w, at + i, LINE) - size * m_i / (root(v_i) * correction + small))
+
+
+@compiled
+def replay(arrays, since, positions, step, size, scale, beta1, beta2, limit, eps, stride, first, last):  # type: ignore
+    """The Adam steps without gradient that the features at positions[first:last] missed.
+
+    arrays: flat (W, m, v); since: the last step each has seen; step: the last one it is to see.
+    size[t] = lr / (1 - beta1^t), scale[t] = 1 / sqrt(1 - beta2^t). After `limit` steps only m and v go on.
+    """
+    small = spread(eps, LINE)
+    w, m, v = arrays
+    for n in range(first, last):
+        at, seen = positions[n] * stride, since[positions[n]]
+        missed = step - seen
+        steps = min(missed, limit)
+        m_factors, v_factors = np.empty(steps, np.float32), np.empty(steps, np.float32)
+        for i in range(steps):
+            m_factors[i] = size[seen + 1 + i] * beta1 ** (i + 1)
+            v_factors[i] = scale[seen + 1 + i] * beta2 ** (0.5 * (i + 1))
+        m_decay, v_decay = F32(beta1**missed), F32(beta2**missed)
+        for i in range(at, at + stride, LINE):
+            w_i, m_i, v_i = load(w, i, LINE), load(m, i, LINE), load(v, i, LINE)
+            root_i = root(v_i)
+            for j in range(steps):
+                move = spread(m_factors[j], LINE) * m_i / (spread(v_factors[j], LINE) * root_i + small)
+                w_i = w_i - move
+            store(w, i, w_i)
+            store(m, i, spread(m_decay, LINE) * m_i)
+            store(v, i, spread(v_decay, LINE) * v_i)
+        since[positions[n]] = step
+
+
+@compiled
+def gather(x, order, batch, first, last):  # type: ignore[no-untyped-def]
+    """batch[row, :input_dim] = x[order[row]] for rows [first, last)."""
+    for row in range(first, last):
+        batch[row, : x.shape[1]] = x[order[row]]
+
+
+@compiled
+def select(pre_acts, n_live, ids, indices, acts, kth, first, last):  # type: ignore[no-untyped-def]
+    """Of rows [first, last), the k largest |pre_acts|; ties at the k-th go to the lowest id.
+
+    indices, acts (rows, k); kth (rows,) is the k-th largest |pre_act|. NaN counts as larger than any number.
+    """
+    k = indices.shape[1]
+    bits = np.empty(n_live, np.int32)
+    for row in range(first, last):
+        values = pre_acts[row, :n_live].view(np.int32)
+        largest = np.int32(0)
+        for j in range(n_live):  # non-negative floats are in the order of their bits
+            bits[j] = values[j] & np.int32(0x7FFFFFFF)
+            largest = max(largest, bits[j])
+        # Bisection: `low` is reached by at least k entries (by `found`), `high` by fewer.
+        low, high, found = np.int64(0), np.int64(largest) + 1, n_live
+        while found != k and high - low > 1:
+            middle = (low + high) // 2
+            threshold = np.int32(middle)
+            count = np.int32(0)
+            for j in range(n_live):
+                count += np.int32(bits[j] >= threshold)
+            if count >= k:
+                low, found = middle, np.int64(count)
+            else:
+                high = middle
+        threshold = np.int32(low)
+        if found > k:  # more than k reach it and none can be told apart: leave out the highest ids
+            surplus = found - k
+            while surplus:
+                out = -1
+                for j in range(n_live):
+                    if bits[j] == threshold and (out < 0 or ids[j] > ids[out]):
+                        out = j
+                bits[out] = -1
+                surplus -= 1
+        n = 0
+        smallest = largest
+        for j in range(n_live):
+            if bits[j] >= threshold:
+                indices[row, n] = j
+                acts[row, n] = pre_acts[row, j]
+                smallest = min(smallest, bits[j])
+                n += 1
+        bits[0] = smallest
+        kth[row] = bits[:1].view(np.float32)[0]
+
+
+@compiled
+def scatter(indices, acts, n_dense, out, counts, first, last):  # type: ignore[no-untyped-def]
+    """out[row, f] = act of feature f < n_dense, or zero; counts[row] = number of those; indices ascend."""
+    for row in range(first, last):
+        out[row, :n_dense] = 0
+        n = 0
+        while n < indices.shape[1] and indices[row, n] < n_dense:
+            out[row, indices[row, n]] = acts[row, n]
+            n += 1
+        counts[row] = n
+
+
+@compiled
+def zero_unselected(gradients, n_dense, indices, counts, first, last):  # type: ignore[no-untyped-def]
+    """gradients[row, f] = 0 wherever feature f < n_dense is not selected."""
+    for row in range(first, last):
+        f = 0
+        for n in range(counts[row]):
+            gradients[row, f : indices[row, n]] = 0
+            f = indices[row, n] + 1
+        gradients[row, f:n_dense] = 0
+
+
+@compiled
+def reconstruct(batch, W_dec, b_dec, indices, acts, counts, k, stride, scale, residual, squares, first, last):  # type: ignore
+    """Of rows [first, last): residual = scale * (reconstruction - batch), squares (rows,) its norm² unscaled.
+
+    On entry residual holds what the row's first counts[row] selected features add to the reconstruction.
+    Column pieces are the outer loop, so that one piece of all decoder rows stays in the L2 cache.
+    """
+    squares[first:last] = 0
+    start = 0
+    while start < stride:
+        left = stride - start
+        for row in range(first, last):
+            at, e0, e1 = row * stride + start, row * k + counts[row], row * k + k
+            if left >= WIDE:
+                wide = load(residual, at, WIDE) + load(b_dec, start, WIDE) - load(batch, at, WIDE)
+                wide = _add_wide(wide, acts, indices, W_dec, stride, start, e0, e1)
+                squares[row] += total(wide * wide)
+                store(residual, at, spread(scale, WIDE) * wide)
+            elif left >= NARROW:
+                narrow = load(residual, at, NARROW) + load(b_dec, start, NARROW) - load(batch, at, NARROW)
+                narrow = _add_narrow(narrow, acts, indices, W_dec, stride, start, e0, e1)
+                squares[row] += total(narrow * narrow)
+                store(residual, at, spread(scale, NARROW) * narrow)
+            else:
+                line = load(residual, at, LINE) + load(b_dec, start, LINE) - load(batch, at, LINE)
+                line = _add_line(line, acts, indices, W_dec, stride, start, e0, e1)
+                squares[row] += total(line * line)
+                store(residual, at, spread(scale, LINE) * line)
+        start += WIDE if left >= WIDE else (NARROW if left >= NARROW else LINE)
+
+
+@compiled
+def sort_by_feature(indices, acts, n_rows, n_live, offsets, rows, coefs):  # type: ignore[no-untyped-def]
+    """Counting sort of the selected entries: those of feature f are [offsets[f], offsets[f + 1])."""
+    offsets[: n_live + 1] = 0
+    for row in range(n_rows):
+        for j in range(indices.shape[1]):
+            offsets[indices[row, j] + 1] += 1
+    for f in range(n_live):
+        offsets[f + 1] += offsets[f]
+    for row in range(n_rows):
+        for j in range(indices.shape[1]):
+            f = indices[row, j]
+            rows[offsets[f]] = row
+            coefs[offsets[f]] = acts[row, j]
+            offsets[f] += 1
+    for f in range(n_live, 0, -1):
+        offsets[f] = offsets[f - 1]
+    offsets[0] = 0
+
+
+@compiled
+def update_features(batch, residual, offsets, rows, coefs, grads, enc, dec, factors, stride, first, last):  # type: ignore
+    """Gradient and Adam step of features [first, last); enc and dec are flat (W, m, v).
+
+    grads (entries,) receives d loss / d act of every entry, which is the coefficient of W_enc's gradient.
+    The decoder row of a feature that did not fire is left behind: see `replay`.
+    """
+    gradient = np.empty(stride, np.float32)
+    for f in range(first, last):
+        e0, e1, base = offsets[f], offsets[f + 1], f * stride
+        grads[e0:e1] = 0
+        if e0 < e1:
+            i = 0
+            while i + WIDE // 2 <= stride:
+                store(gradient, i, _both_half(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
+                i += WIDE // 2
+            while i + NARROW <= stride:
+                store(gradient, i, _both_narrow(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
+                i += NARROW
+            while i < stride:
+                store(gradient, i, _both_line(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
+                i += LINE
+            adam(dec[0], dec[1], dec[2], base, gradient, stride, factors)
+        i = 0
+        while i + WIDE <= stride:
+            store(gradient, i, _add_wide(spread(F32(0), WIDE), grads, rows, batch, stride, i, e0, e1))
+            i += WIDE
+        while i + NARROW <= stride:
+            store(gradient, i, _add_narrow(spread(F32(0), NARROW), grads, rows, batch, stride, i, e0, e1))
+            i += NARROW
+        while i < stride:
+            store(gradient, i, _add_line(spread(F32(0), LINE), grads, rows, batch, stride, i, e0, e1))
+            i += LINE
+        adam(enc[0], enc[1], enc[2], base, gradient, stride, factors)
+
+
+@compiled
+def update_dense(gradients, arrays, factors, stride, first, last):  # type: ignore[no-untyped-def]
+    """Adam step of features [first, last) from gradients (last - first, stride); arrays is flat (W, m, v)."""
+    for f in range(first, last):
+        adam(arrays[0], arrays[1], arrays[2], f * stride, gradients[f - first], stride, factors)
+
+
+@compiled
+def update_bias(residual, n_rows, stride, bias, factors, first, last):  # type: ignore[no-untyped-def]
+    """Gradient and Adam step of columns [first, last) of the decoder bias; bias is (b, m, v)."""
+    gradient = np.empty(last - first, np.float32)
+    for i in range(first, last, LINE):
+        value = spread(F32(0), LINE)
+        for row in range(n_rows):
+            value = value + load(residual, row * stride + i, LINE)
+        store(gradient, i - first, value)
+    adam(bias[0], bias[1], bias[2], first, gradient, last - first, factors)
+
+
+@compiled
+def swap(arrays, a, b):  # type: ignore[no-untyped-def]
+    """Exchange rows a and b of every array."""
+    for array in arrays:
+        for i in range(array.shape[1]):
+            array[a, i], array[b, i] = array[b, i], array[a, i]
+
+
+@compiled
+def slacks(w, m, v, eps, path, rounding, features):  # type: ignore[no-untyped-def]
+    """path * |m / (sqrt(v) + eps)| + rounding * |w|, norms of rows, for each of the features."""
+    out = np.empty(features.size, np.float32)
+    for n in range(features.size):
+        f = features[n]
+        moves = size = F32(0)
+        for i in range(w.shape[1]):
+            ratio = m[f, i] / (np.sqrt(v[f, i]) + eps)
+            moves += ratio * ratio
+            size += w[f, i] * w[f, i]
+        out[n] = path * np.sqrt(moves) + rounding * np.sqrt(size)
+    return out
+
+
+@compiled
+def row_norms(x, norms, first, last):  # type: ignore[no-untyped-def]
+    """Norm of rows [first, last) of x with the constant 1 of the bias."""
+    for row in range(first, last):
+        square = F32(1)
+        for value in x[row]:
+            square += value * value
+        norms[row] = np.sqrt(square)
+
+
+@compiled
+def raise_bounds(bounds, pre_acts, bias, slack, norms, first, last):  # type: ignore[no-untyped-def]
+    """bounds[row] = max with every |pre_act + bias| + slack * norm; pre_acts (last - first, features)."""
+    for row in range(first, last):
+        high = bounds[row]
+        for f in range(slack.size):
+            high = max(high, abs(pre_acts[row - first, f] + bias[f]) + slack[f] * norms[row])
+        bounds[row] = high

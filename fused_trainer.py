@@ -1,0 +1,409 @@
+"""Train one AbsTopK SAE on the CPU, paying for little more than the encoder's forward product.
+
+Only k of the latent_dim latents of a row are non-zero, so after the dense pre-activations everything is
+sparse. One step over a batch is three passes, each split over the threads without changing any sum's order:
+
+1. rows: gather the batch, `pre_acts = x W_enc^T + b_enc` (the only dense product), keep the k largest |pre|;
+2. rows: the reconstruction from the k selected decoder rows, the residual and the loss;
+3. features: from the selected entries sorted by feature, the gradient of the latents, then the encoder's and
+   the decoder's gradient row in cache, with Adam applied to it on the spot. No dense gradient is written.
+
+Adam moves the weights of a feature without gradient too, but along a path that is known in advance. So a
+decoder row is left behind while its feature does not fire, and the skipped steps are replayed when it does.
+
+A feature that stopped firing is *frozen*: its encoder row is left behind as well, and leaves the dense
+product. Whether it is needed is decided by a bound: for every training row, the largest |pre| that any frozen
+feature can have there, wherever the rest of its path takes it. If the row's k-th largest live |pre| is above
+it, no frozen feature can be among its k largest; otherwise this row's pre-activations of the frozen features
+are computed, and those that may be selected are live again before the selection is made. So every step
+selects what plain training would.
+
+Features that fire on half the rows or more come first and are multiplied densely in all passes, which is
+then faster: at a large k / latent_dim that is most of them.
+
+The encoder's bias is a column of its weights, beside a constant 1 in the batch. Rows are padded to an odd
+number of cache lines: with a power-of-two stride a column piece of all rows would fall in a few cache sets.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import fused_kernels as kernels
+from stack_trainer import Trained
+from topk_sae import TopKSAE
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
+FREEZE_AFTER = 50  # steps without firing
+REORDER_EVERY = 8  # steps between two looks for features to freeze, or to multiply densely
+FREEZE_SHARE = 1 / 32  # of the live features must be idle: each freezing reads all training rows once
+DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in dense products
+DENSE_BLOCK = 128  # features whose dense gradients are held at a time
+REPLAYED = 200  # steps without gradient after which beta1^steps leaves nothing to add to a weight
+ROUNDING = 2e-6  # of |x| |w|: generous for the rounding of a float32 dot product
+
+
+class SAEArrays(NamedTuple):
+    """Weights of one SAE, float32 and C-contiguous."""
+
+    W_enc: FloatArray  # (latent_dim, input_dim)
+    b_enc: FloatArray  # (latent_dim,)
+    W_dec: FloatArray  # (latent_dim, input_dim): feature-major, the transpose of nn.Linear's decoder.weight
+    b_dec: FloatArray  # (input_dim,)
+
+
+def fused_pays(input_dim: int, latent_dim: int, k: int) -> bool:
+    """Whether `train_fused` is faster than a loop of dense products."""
+    return 3 * k <= latent_dim
+
+
+def train_fused(
+    x: FloatArray,
+    initial: SAEArrays,
+    k: int,
+    epoch_orders: Iterable[IntArray],
+    *,
+    batch_size: int,
+    lr: float,
+    freeze: bool = True,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> SAEArrays:
+    """Train with Adam on the mean squared error over all elements; `initial` is not changed.
+
+    x: (n_rows, input_dim), read in place. epoch_orders: one permutation of the rows per epoch; the last short
+    batch is kept. on_epoch(epoch, mean_loss) is called after every epoch; the loss is not finite as soon as
+    the data, a weight or the loss itself is not. Uses `torch.get_num_threads()` threads.
+    """
+    with _Team() as team:
+        trainer = _Trainer(x, initial, k, batch_size, lr, freeze, team)
+        for epoch, order in enumerate(epoch_orders):
+            squares = sum(trainer.step(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+            if on_epoch is not None:
+                on_epoch(epoch, squares / x.size)
+        return trainer.result()
+
+
+def _product(a: FloatArray, b: FloatArray, out: FloatArray) -> None:
+    """out = a b, by the BLAS of torch, which is faster than numpy's and lets other threads run."""
+    torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
+
+
+class _Team:
+    """The caller's number of threads, each of which calls single-threaded compiled code.
+
+    One pool runs both torch's products and the sparse passes: two pools would spin against each other.
+    """
+
+    def __enter__(self) -> _Team:
+        self.threads = torch.get_num_threads()
+        self.pool = ThreadPoolExecutor(max(self.threads - 1, 1))
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+        torch.set_num_threads(self.threads)
+
+    def cuts(self, n: int, multiple: int = 1) -> list[int]:
+        """Even cuts of range(n) for `run`, at multiples of `multiple`."""
+        return [n * i // self.threads // multiple * multiple for i in range(self.threads)] + [n]
+
+    def run(self, function: Callable[[int, int], None], cuts: list[int]) -> None:
+        """function(first, last) for all neighbouring cuts, at the same time."""
+        waiting = [self.pool.submit(function, *ends) for ends in zip(cuts[1:-1], cuts[2:], strict=True)]
+        function(cuts[0], cuts[1])
+        for future in waiting:
+            future.result()
+
+
+class _Trainer:
+    """Weights, moments and buffers of one training; features are at positions, the first n_live are live."""
+
+    def __init__(
+        self, x: FloatArray, initial: SAEArrays, k: int, batch_size: int, lr: float, freeze: bool, team: _Team
+    ) -> None:
+        latent_dim, self.input_dim = initial.W_enc.shape
+        if x.shape[1] != self.input_dim or not 1 <= k <= latent_dim:
+            raise ValueError(f"x {x.shape}, W_enc {initial.W_enc.shape} and k = {k} do not fit together")
+        if x.dtype != np.float32 or not x.flags.c_contiguous:
+            raise ValueError(f"x is {x.dtype}, contiguous: {x.flags.c_contiguous}; C-contiguous float32 needed")
+        self.x, self.k, self.lr, self.freeze, self.team = x, k, lr, freeze, team
+        self.columns = self.input_dim + 1
+        lines = -(-self.columns // kernels.LINE)
+        self.stride = (lines + 1 - lines % 2) * kernels.LINE
+
+        def zeros(*shape: int) -> FloatArray:
+            return np.zeros(shape, np.float32)
+
+        self.enc = tuple(zeros(latent_dim, self.stride) for _ in range(3))  # W, m, v
+        self.dec = tuple(zeros(latent_dim, self.stride) for _ in range(3))
+        self.b_dec = tuple(zeros(self.stride) for _ in range(3))
+        self.enc[0][:, : self.input_dim], self.enc[0][:, self.input_dim] = initial.W_enc, initial.b_enc
+        self.dec[0][:, : self.input_dim], self.b_dec[0][: self.input_dim] = initial.W_dec, initial.b_dec
+        self.b_dec[0][self.input_dim] = 1  # equals the batch's constant, so that its residual is zero
+
+        rows = min(batch_size, len(x))
+        self.batch, self.residual = zeros(rows, self.stride), zeros(rows, self.stride)
+        self.batch[:, self.input_dim] = 1
+        self.pre_acts, self.dense_acts = zeros(rows, latent_dim + kernels.LINE), zeros(rows, latent_dim)
+        self.dense_grads = self.pre_acts  # whose values are not needed for features that fire this often
+        self.counts = np.zeros(rows, np.int64)
+        self.indices, self.acts = np.zeros((rows, k), np.int64), zeros(rows, k)
+        self.kth, self.squares = zeros(rows), zeros(rows)
+        self.offsets = np.zeros(latent_dim + 1, np.int64)
+        self.entry_rows, self.coefs, self.grads = np.zeros(rows * k, np.int64), zeros(rows * k), zeros(rows * k)
+
+        self.steps = 0
+        self.step_sizes = self.root_scales = np.zeros(1)  # of every step so far, filled in `_replay`
+        self.n_live = latent_dim
+        self.n_dense = 0  # of them at the front, multiplied densely after the encoder too
+        self.ids = np.arange(latent_dim)  # feature at each position
+        self.last_fired = np.zeros(latent_dim, np.int64)
+        # Steps seen by the encoder row of a frozen feature and by every decoder row that is not dense.
+        self.enc_at, self.dec_at = np.zeros(latent_dim, np.int64), np.zeros(latent_dim, np.int64)
+        self.slack = zeros(latent_dim)  # how far |pre| of a frozen feature can still move, per unit of |x|
+        self.norms, self.bounds = zeros(len(x)), zeros(len(x))
+        if freeze:
+            team.run(lambda first, last: kernels.row_norms(x, self.norms, first, last), team.cuts(len(x)))
+
+    def step(self, order: IntArray) -> float:
+        """One optimiser step on the rows `order`; returns the sum of the squared residuals."""
+        self._choose_latents(order)
+        self._compute_residual(len(order))
+        self._update_weights(len(order))
+        if self.steps % REORDER_EVERY == 0:
+            self._reorder_dense(len(order))
+            if self.freeze:
+                self._freeze_idle(order)
+        return float(self.squares[: len(order)].sum(dtype=np.float64))
+
+    def _choose_latents(self, order: IntArray) -> None:
+        """Fill batch, indices (ascending positions), acts and kth, and sort the entries by feature."""
+
+        def encode_and_select(first: int, last: int) -> None:
+            kernels.gather(self.x, order, self.batch, first, last)
+            self._encode(self.batch[first:last], self.pre_acts[first:last], 0, self.n_live)
+            self._select(first, last)
+
+        self.team.run(encode_and_select, self.team.cuts(len(order)))
+        if self.n_live < len(self.ids):
+            self._thaw_what_may_be_selected(order)
+        kernels.sort_by_feature(
+            self.indices, self.acts, len(order), self.n_live, self.offsets, self.entry_rows, self.coefs
+        )
+        self.fired = np.diff(self.offsets[: self.n_live + 1])
+
+    def _compute_residual(self, n_rows: int) -> None:
+        """Fill residual with d loss / d reconstruction, and the dense features' latents and their gradients."""
+        self._replay(self.dec, self.dec_at, np.flatnonzero(self.fired))
+        n_dense, W_dense = self.n_dense, self.dec[0][: self.n_dense]
+        scale = np.float32(2 / (n_rows * self.input_dim))  # from the mean of squares
+        batch, residual, W_dec, indices, acts = map(
+            np.ravel, (self.batch, self.residual, self.dec[0], self.indices, self.acts)
+        )  # views
+
+        def reconstruct(first: int, last: int) -> None:
+            rows = slice(first, last)
+            kernels.scatter(self.indices, self.acts, n_dense, self.dense_acts, self.counts, first, last)
+            if n_dense:
+                _product(self.dense_acts[rows, :n_dense], W_dense, self.residual[rows])
+            else:
+                self.residual[rows] = 0
+            kernels.reconstruct(
+                batch, W_dec, self.b_dec[0], indices, acts, self.counts, self.k, self.stride, scale, residual,
+                self.squares, first, last,
+            )  # fmt: skip
+            if n_dense:
+                _product(self.residual[rows], W_dense.T, self.dense_grads[rows, :n_dense])
+                kernels.zero_unselected(self.dense_grads, n_dense, self.indices, self.counts, first, last)
+
+        self.team.run(reconstruct, self.team.cuts(n_rows))
+
+    def _update_weights(self, n_rows: int) -> None:
+        """Gradients and Adam of the live features and of the decoder's bias."""
+        self.steps += 1
+        beta_powers = 1 - BETA1**self.steps, 1 - BETA2**self.steps
+        factors = tuple(map(np.float32, (BETA1, BETA2, self.lr / beta_powers[0], 1 / math.sqrt(beta_powers[1]), EPS)))
+        n_dense, stride = self.n_dense, self.stride
+        enc, dec = (tuple(map(np.ravel, arrays)) for arrays in (self.enc, self.dec))
+        batch, residual = self.batch.ravel(), self.residual.ravel()
+
+        def update_features(first: int, last: int) -> None:
+            for start in range(first, min(last, n_dense), DENSE_BLOCK):
+                stop = min(start + DENSE_BLOCK, last, n_dense)
+                gradients = np.empty((stop - start, stride), np.float32)
+                _product(self.dense_acts[:n_rows, start:stop].T, self.residual[:n_rows], gradients)
+                kernels.update_dense(gradients, dec, factors, stride, start, stop)
+                _product(self.dense_grads[:n_rows, start:stop].T, self.batch[:n_rows], gradients)
+                kernels.update_dense(gradients, enc, factors, stride, start, stop)
+            kernels.update_features(
+                batch, residual, self.offsets, self.entry_rows, self.coefs, self.grads, enc, dec, factors,
+                stride, max(first, n_dense), last,
+            )  # fmt: skip
+
+        def update_bias(first: int, last: int) -> None:
+            kernels.update_bias(residual, n_rows, stride, self.b_dec, factors, first, last)
+
+        self.team.run(update_features, self._balanced_cuts(n_rows))
+        self.team.run(update_bias, self.team.cuts(stride, kernels.LINE))
+        selected = np.flatnonzero(self.fired)
+        self.last_fired[selected] = self.dec_at[selected] = self.dec_at[:n_dense] = self.steps
+
+    def result(self) -> SAEArrays:
+        """The weights in the order of `initial`, every feature brought up to the last step."""
+        self._replay(self.enc, self.enc_at, np.arange(self.n_live, len(self.ids)))
+        self._replay(self.dec, self.dec_at, np.arange(len(self.ids)))
+        W_enc, W_dec = np.empty_like(self.x, shape=(2, len(self.ids), self.input_dim))
+        b_enc = np.empty(len(self.ids), np.float32)
+        W_enc[self.ids], W_dec[self.ids] = self.enc[0][:, : self.input_dim], self.dec[0][:, : self.input_dim]
+        b_enc[self.ids] = self.enc[0][:, self.input_dim]
+        return SAEArrays(W_enc, b_enc, W_dec, self.b_dec[0][: self.input_dim].copy())
+
+    def _encode(self, batch: FloatArray, out: FloatArray, first: int, last: int) -> None:
+        """out[:, first:last] = pre-activations of the features at positions [first, last)."""
+        _product(batch[:, : self.columns], self.enc[0][first:last, : self.columns].T, out[:, first:last])
+
+    def _select(self, first: int, last: int) -> None:
+        kernels.select(self.pre_acts, self.n_live, self.ids, self.indices, self.acts, self.kth, first, last)
+
+    def _thaw_what_may_be_selected(self, order: IntArray) -> None:
+        """Make those frozen features live that may be selected on a row of the batch, and select again."""
+        rows = np.flatnonzero(~(self.kth[: len(order)] > self.bounds[order]))
+        if not len(rows):
+            return
+        frozen = slice(self.n_live, len(self.ids))
+        pre_acts = np.empty((len(rows), len(self.ids)), np.float32)
+        self._encode(self.batch[rows], pre_acts, frozen.start, frozen.stop)
+        reach = np.abs(pre_acts[:, frozen]) + self.norms[order[rows], None] * self.slack[frozen]
+        wanted = (reach >= self.kth[rows, None]).any(axis=0)
+        self.bounds[order[rows]] = reach[:, ~wanted].max(axis=1, initial=0)
+        thawed = frozen.start + np.flatnonzero(wanted)
+        if not len(thawed):
+            return
+        self._replay(self.enc, self.enc_at, thawed)
+        for position in thawed:
+            self._swap(position, self.n_live)
+            self.last_fired[self.n_live] = self.steps  # idle from now on
+            self.n_live += 1
+        self._encode(self.batch[: len(order)], self.pre_acts[: len(order)], frozen.start, self.n_live)
+        for row in rows:
+            self._select(row, row + 1)
+
+    def _balanced_cuts(self, n_rows: int) -> list[int]:
+        """Cuts of the live features of equal cost, in entries; a feature's two Adam steps are worth five."""
+        if self.team.threads == 1:
+            return [0, self.n_live]
+        cost = self.fired + 5.0
+        cost[: self.n_dense] = DENSE_SHARE * n_rows + 5
+        cost = np.cumsum(cost)
+        targets = cost[-1] * np.arange(1, self.team.threads) / self.team.threads
+        return [0, *np.searchsorted(cost, targets).tolist(), self.n_live]
+
+    def _reorder_dense(self, n_rows: int) -> None:
+        """Bring the features that fired on a large share of the batch to the front."""
+        margin = np.where(np.arange(self.n_live) < self.n_dense, 0.8, 1.2)  # against going back and forth
+        often = self.fired > margin * DENSE_SHARE * n_rows
+        self.n_dense = int(often.sum())
+        leave, enter = np.flatnonzero(~often[: self.n_dense]), np.flatnonzero(often[self.n_dense :])
+        for a, b in zip(leave, enter + self.n_dense, strict=True):
+            self._swap(a, b)
+
+    def _freeze_idle(self, order: IntArray) -> None:
+        """Freeze features that have not fired for FREEZE_AFTER steps, and raise the bounds for them."""
+        idle = np.flatnonzero(self.steps - self.last_fired[: self.n_live] >= FREEZE_AFTER)
+        if len(idle) < max(1, FREEZE_SHARE * self.n_live):
+            return
+        # |w| still moves by at most the sum of its steps: lr beta1^i |m| / (1 - beta1^(t+i)) over
+        # sqrt(beta2^i v / (1 - beta2^(t+i))) + eps, of which the part that depends on i can be taken out.
+        later = np.arange(1, 400)
+        root = np.sqrt(1 - BETA2 ** (self.steps + later))
+        path = self.lr * np.sum((BETA1 / BETA2**0.5) ** later * root / (1 - BETA1 ** (self.steps + later)))
+        eps = np.float32(EPS * math.sqrt(1 - BETA2**self.steps))
+        self.slack[idle] = kernels.slacks(*self.enc, eps, np.float32(path), np.float32(ROUNDING), idle)
+        # Near enough to be selected on a row of this batch: it would soon be thawed.
+        reach = np.abs(self.pre_acts[: len(order), idle]) + self.norms[order, None] * self.slack[idle]
+        idle = idle[(reach < self.kth[: len(order), None]).all(axis=0)]
+        if len(idle) < max(1, FREEZE_SHARE * self.n_live):
+            return
+        before = self.n_live
+        for position in idle[::-1]:
+            self.n_live -= 1
+            self._swap(position, self.n_live)
+        new = slice(self.n_live, before)
+        self.enc_at[new] = self.steps
+        bias, slack = self.enc[0][new, self.input_dim].copy(), self.slack[new]
+
+        def raise_bounds(first: int, last: int) -> None:
+            for start in range(first, last, len(self.batch)):
+                stop = min(start + len(self.batch), last)
+                pre_acts = np.empty((stop - start, len(slack)), np.float32)
+                _product(self.x[start:stop], self.enc[0][new, : self.input_dim].T, pre_acts)
+                kernels.raise_bounds(self.bounds, pre_acts, bias, slack, self.norms, start, stop)
+
+        self.team.run(raise_bounds, self.team.cuts(len(self.x)))
+
+    def _swap(self, a: int, b: int) -> None:
+        """Exchange the features at positions a and b."""
+        kernels.swap((*self.enc, *self.dec), a, b)
+        for array in (self.ids, self.last_fired, self.enc_at, self.dec_at, self.slack):
+            array[[a, b]] = array[[b, a]]
+
+    def _replay(self, arrays: tuple[FloatArray, ...], since: IntArray, positions: IntArray) -> None:
+        """Make up for the Adam steps without gradient that the rows at `positions` missed."""
+        positions = positions[since[positions] < self.steps]
+        if not len(positions):
+            return
+        if len(self.step_sizes) <= self.steps:
+            t = np.arange(1, 2 * self.steps + 1024)
+            self.step_sizes = np.append(0, self.lr / (1 - BETA1**t))
+            self.root_scales = np.append(0, 1 / np.sqrt(1 - BETA2**t))
+        flat = tuple(map(np.ravel, arrays))
+
+        def replay(first: int, last: int) -> None:
+            kernels.replay(
+                flat, since, positions, self.steps, self.step_sizes, self.root_scales, BETA1, BETA2, REPLAYED,
+                np.float32(EPS), self.stride, first, last,
+            )  # fmt: skip
+
+        self.team.run(replay, self.team.cuts(len(positions)))
+
+
+def train_sae(
+    sae: TopKSAE,
+    x: torch.Tensor,
+    orders: Iterable[IntArray],
+    batch_size: int,
+    lr: float,
+    on_epochs: Callable[[int], object] = lambda n: None,
+) -> Trained:
+    """Train `sae` on x (n, input_dim), in place; `on_epochs(1)` is called after each epoch."""
+    started = time.perf_counter()
+    losses: list[float] = []
+
+    def after_epoch(epoch: int, mean_loss: float) -> None:
+        losses.append(mean_loss)
+        on_epochs(1)
+
+    parameters = (sae.encoder.weight, sae.encoder.bias, sae.decoder.weight.T, sae.decoder.bias)
+    initial = SAEArrays(*(np.ascontiguousarray(parameter.detach().numpy()) for parameter in parameters))
+    trained = train_fused(x.numpy(), initial, sae.k, orders, batch_size=batch_size, lr=lr, on_epoch=after_epoch)
+    with torch.no_grad():
+        for parameter, weight in zip(parameters, trained, strict=True):
+            parameter.copy_(torch.from_numpy(weight))
+    return Trained(bool(np.isfinite(losses).all()), time.perf_counter() - started)
+
+
+def try_out() -> None:
+    """Train a tiny SAE, so that all is compiled. Raises what Numba raises where it cannot."""
+    train_sae(TopKSAE(20, 8, 2), torch.ones(4, 20), [np.arange(4)] * 2, batch_size=3, lr=1e-3)
