@@ -206,7 +206,9 @@ class CacheWriter:
             write_bytes(folder / "examples.jsonl", "".join(line + "\n" for line in lines).encode())
             write_json(folder / "split.json", {name: rows.tolist() for name, rows in split._asdict().items()})
             self._reserve(header_bytes)
-        except BaseException:
+        except BaseException as problem:
+            if isinstance(problem, OSError):
+                problem.filename = problem.filename or str(folder)  # a full disk says no name
             for path in (*self._paths(), folder / "examples.jsonl", folder / "split.json", metadata_path):
                 path.unlink(missing_ok=True)
             raise

@@ -10,6 +10,7 @@ missing: generating answers.
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,7 @@ def main() -> int:
     for quiet in (transformers.logging, datasets.logging, huggingface_hub.logging):
         quiet.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of itself to itself
     device = choose_device(config.device)
     examples = read_questions(config)
     reasoner = LatentReasoner.load(config.model, config.base_model, config.lora_alpha).to(device)

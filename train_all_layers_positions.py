@@ -77,7 +77,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
     """A worker process: train the tasks that come. Sends epochs done (each of one SAE), then the Outcome."""
     threading.Thread(target=exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
-    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log_file, sys.stdout.fileno())
     os.dup2(log_file, sys.stderr.fileno())
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -97,7 +97,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
             failures = [f"{task._replace(k_values=(k,))}: {one_line(problem)[:200]}" for k in task.k_values]
         except (InputError, OSError) as problem:
             logging.exception("%s failed", task)
-            refusal = one_line(problem)
+            refusal = str(problem)
         seconds = time.perf_counter() - started
         logging.info("%s: %.1f s%s", task, seconds, "".join(f"; {failure}" for failure in failures))
         connection.send(Outcome(failures, seconds, refusal))
