@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, embedding_bag
 
 from files import write_bytes
 
@@ -148,13 +148,26 @@ class Moments:
         return float(total / (self.count * self.mean.numel() - 1))
 
 
+def explained_variance(original: Moments, error: Moments) -> float:
+    """The experiment's: 1 - var(x - x_hat) / var(x), each one variance over all n * d values.
+
+    Offsets between dimensions count as variance, so that predicting the mean of x already scores high.
+    """
+    return 1 - ratio(error.scalar_variance(), original.scalar_variance())
+
+
+def fraction_of_variance_unexplained(original: Moments, error: Moments) -> float:
+    """sum |x - x_hat|^2 / sum |x - mean of the rows|^2: 0 is perfect, 1 as good as predicting the mean."""
+    return ratio(error.around_zero(), original.around_column_means())
+
+
 class Measurement(NamedTuple):
     """What one SAE does on some rows x; |z| is over the latents that are not zero."""
 
-    explained_variance: float  # 1 - var(x - x_hat) / var(x), each one variance over all n * d values
+    explained_variance: float
     reconstruction_loss: float  # mean squared error over all values
     cosine_similarity: float  # mean over rows of cos(x, x_hat)
-    fvu: float  # sum |x - x_hat|^2 / sum |x - mean of the rows|^2: 1 for predicting the mean
+    fvu: float  # fraction_of_variance_unexplained
     l0_mean: float  # latents that are not zero, per row
     l0_std: float
     mean_activation: float  # of |z|
@@ -171,12 +184,15 @@ def chunks(x: Tensor, rows: int) -> Iterator[Tensor]:
 def measure(sae: TopKSAE, x: Tensor, chunk_rows: int = CHUNK_ROWS) -> Measurement:
     """Measure `sae` on x (n, input_dim). Sums are kept in float64: the chunks' size does not show."""
     original, error, l0 = Moments(), Moments(), Moments()
+    features = sae.decoder.weight.T.contiguous()  # (latent_dim, input_dim)
     cosine = magnitude = largest = 0.0
     firings = torch.zeros(sae.latent_dim, dtype=torch.long, device=x.device)
     for chunk in chunks(x, chunk_rows):
         top_acts, top_indices = sae.select(chunk)
-        latents = top_acts.new_zeros(len(chunk), sae.latent_dim).scatter_(1, top_indices, top_acts)
-        reconstruction = sae.decode(latents)
+        # The decoder's sum over k features instead of latent_dim, most of which are zero.
+        reconstruction = sae.decoder.bias + embedding_bag(
+            top_indices, features, mode="sum", per_sample_weights=top_acts
+        )
         original.add(chunk)
         error.add(chunk - reconstruction)
         cosine += float(cosine_similarity(chunk, reconstruction, dim=-1).sum())
@@ -187,10 +203,10 @@ def measure(sae: TopKSAE, x: Tensor, chunk_rows: int = CHUNK_ROWS) -> Measuremen
         largest = max(largest, float(top_acts.abs().max()))
     n_active = int(firings.sum())
     return Measurement(
-        explained_variance=1 - ratio(error.scalar_variance(), original.scalar_variance()),
+        explained_variance=explained_variance(original, error),
         reconstruction_loss=error.around_zero() / x.numel(),
         cosine_similarity=cosine / len(x),
-        fvu=ratio(error.around_zero(), original.around_column_means()),
+        fvu=fraction_of_variance_unexplained(original, error),
         l0_mean=float(l0.mean),
         l0_std=ratio(l0.around_column_means(), len(x) - 1) ** 0.5,
         mean_activation=ratio(magnitude, n_active),

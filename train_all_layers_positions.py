@@ -210,11 +210,11 @@ def main() -> int:
         if not tasks:
             return 0
         print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
-        layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
         started = time.perf_counter()
-        with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=layout, smoothing=0.05) as bar:
+        epochs = {"total": (n_done + n_saes) * config.epochs, "initial": n_done * config.epochs}
+        with tqdm(**epochs, unit="SAE", unit_scale=1 / config.epochs, smoothing=0.05) as bar:
             workers = [Worker(number, config, threads, backend) for number in range(n_workers)]
-            report = run_tasks(tasks, workers, lambda epochs: bar.update(epochs / config.epochs))
+            report = run_tasks(tasks, workers, bar.update)
         wall_seconds = time.perf_counter() - started
         overhead = 1 - report.busy_seconds / (n_workers * wall_seconds)
         costs = {"wall_seconds": wall_seconds, "overhead": overhead}
