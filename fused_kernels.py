@@ -6,6 +6,7 @@ no vector values, so `Lanes(n)`, n float32 side by side, is added to its types: 
 registers the processor has. Everything is compiled once per machine and cached on disk.
 """
 
+# mypy: disable-error-code="no-untyped-def, misc, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
 import operator
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import extending, njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import lower_builtin, models, register_model
 from numba.np.arrayobj import make_array
 
 F32 = np.float32
@@ -26,7 +27,9 @@ LINE = 16  # float32 in a cache line, and lanes of an AVX-512 register
 WIDE = 256 if binding.get_host_cpu_features().get("avx512f") else 64
 NARROW = WIDE // 4
 
-compiled = njit(cache=True, nogil=True, fastmath=set(FLAGS), error_model="numpy")
+# Typed Any: a checker does not see what compiled functions take and return.
+compiled: Any = njit(cache=True, nogil=True, fastmath=set(FLAGS), error_model="numpy")
+intrinsic: Any = extending.intrinsic
 
 
 class Lanes(types.Type):
@@ -38,14 +41,14 @@ class Lanes(types.Type):
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         super().__init__(manager, lanes, ir.VectorType(ir.FloatType(), lanes.n))
 
 
 def _define_operator(symbol: Any, instruction: str) -> None:
     @infer_global(symbol)
-    class _Template(AbstractTemplate):  # type: ignore[misc]
+    class _Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:
                 return signature(args[0], *args)
@@ -72,13 +75,13 @@ def _address(context: Any, builder: Any, sig: Any, args: Any, vector: Any) -> An
 
 
 @intrinsic
-def load(typing_context, array, index, lanes):  # type: ignore[no-untyped-def]
+def load(typing_context, array, index, lanes):
     """`lanes` consecutive values of a flat array from `index`, which is not checked."""
     if not isinstance(lanes, types.IntegerLiteral):
         return None
     result = Lanes(lanes.literal_value)
 
-    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def lower(context, builder, sig, args):
         vector = ir.VectorType(ir.FloatType(), result.n)
         value = builder.load(_address(context, builder, sig, args, vector))
         value.align = 4  # bytes: a row piece may start anywhere
@@ -88,10 +91,10 @@ def load(typing_context, array, index, lanes):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store(typing_context, array, index, value):  # type: ignore[no-untyped-def]
+def store(typing_context, array, index, value):
     """Write all lanes of `value` into a flat array from `index` on, which is not checked."""
 
-    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def lower(context, builder, sig, args):
         builder.store(args[2], _address(context, builder, sig, args, args[2].type)).align = 4
         return context.get_dummy_value()
 
@@ -99,13 +102,13 @@ def store(typing_context, array, index, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def spread(typing_context, scalar, lanes):  # type: ignore[no-untyped-def]
+def spread(typing_context, scalar, lanes):
     """`scalar` in every lane."""
     if not isinstance(lanes, types.IntegerLiteral):
         return None
     n = lanes.literal_value
 
-    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def lower(context, builder, sig, args):
         nothing = ir.Constant(ir.VectorType(ir.FloatType(), n), ir.Undefined)
         first = builder.insert_element(nothing, args[0], ir.Constant(ir.IntType(32), 0))
         return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n))
@@ -119,20 +122,20 @@ def _llvm_call(builder: Any, name: str, result: Any, args: Any, **flags: Any) ->
 
 
 @intrinsic
-def root(typing_context, value):  # type: ignore[no-untyped-def]
+def root(typing_context, value):
     """Square root of every lane."""
 
-    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def lower(context, builder, sig, args):
         return _llvm_call(builder, f"llvm.sqrt.v{value.n}f32", args[0].type, args)
 
     return value(value), lower
 
 
 @intrinsic
-def total(typing_context, value):  # type: ignore[no-untyped-def]
+def total(typing_context, value):
     """Sum of all lanes."""
 
-    def lower(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def lower(context, builder, sig, args):
         zero = ir.Constant(ir.FloatType(), 0.0)
         name = f"llvm.vector.reduce.fadd.v{value.n}f32"
         return _llvm_call(builder, name, ir.FloatType(), [zero, args[0]], fastmath=FLAGS)
@@ -144,15 +147,15 @@ def _piece_kernels(lanes: int) -> Any:
     """The two sums over sparse entries, for a piece of `lanes` columns from `start` on."""
 
     @compiled
-    def add_rows(value, coefs, rows, matrix, stride, start, first, last):  # type: ignore[no-untyped-def]
-        """value + sum over entries e in [first, last) of coefs[e] * matrix[rows[e], start : start + lanes]."""
+    def add_rows(value, coefs, rows, matrix, stride, start, first, last):
+        """value + the sum over e in [first, last) of coefs[e] * matrix[rows[e], start : start + lanes]."""
         for e in range(first, last):
             value = value + spread(coefs[e], lanes) * load(matrix, rows[e] * stride + start, lanes)
         return value
 
     @compiled
-    def add_rows_and_dot(dots, weights, at, coefs, rows, matrix, stride, start, first, last):  # type: ignore
-        """`add_rows` from zero, and dots[e] += weights[at : at + lanes] . the same piece: one read for both."""
+    def add_rows_and_dot(dots, weights, at, coefs, rows, matrix, stride, start, first, last):
+        """`add_rows` from zero, and dots[e] += weights[at : at + lanes] . the same piece, read only once."""
         weight = load(weights, at, lanes)
         value = spread(F32(0), lanes)
         for e in range(first, last):
@@ -165,13 +168,13 @@ def _piece_kernels(lanes: int) -> Any:
 
 
 _add_wide, _ = _piece_kernels(WIDE)
-_add_half, _both_half = _piece_kernels(WIDE // 2)  # two sums share the registers
+_, _both_half = _piece_kernels(WIDE // 2)  # two sums share the registers
 _add_narrow, _both_narrow = _piece_kernels(NARROW)
 _add_line, _both_line = _piece_kernels(LINE)
 
 
 @compiled
-def adam(w, m, v, at, gradient, n, factors):  # type: ignore[no-untyped-def]
+def adam(w, m, v, at, gradient, n, factors):
     """One torch.optim.Adam step of w[at : at + n]; gradient from 0; n a multiple of LINE.
 
     factors: beta1, beta2, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps.
@@ -190,7 +193,7 @@ def adam(w, m, v, at, gradient, n, factors):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def replay(arrays, since, positions, step, size, scale, beta1, beta2, limit, eps, stride, first, last):  # type: ignore
+def replay(arrays, since, positions, step, size, scale, beta1, beta2, limit, eps, stride, first, last):
     """The Adam steps without gradient that the features at positions[first:last] missed.
 
     arrays: flat (W, m, v); since: the last step each has seen; step: the last one it is to see.
@@ -220,14 +223,14 @@ def replay(arrays, since, positions, step, size, scale, beta1, beta2, limit, eps
 
 
 @compiled
-def gather(x, order, batch, first, last):  # type: ignore[no-untyped-def]
+def gather(x, order, batch, first, last):
     """batch[row, :input_dim] = x[order[row]] for rows [first, last)."""
     for row in range(first, last):
         batch[row, : x.shape[1]] = x[order[row]]
 
 
 @compiled
-def select(pre_acts, n_live, ids, indices, acts, kth, first, last):  # type: ignore[no-untyped-def]
+def select(pre_acts, n_live, ids, indices, acts, kth, first, last):
     """Of rows [first, last), the k largest |pre_acts|; ties at the k-th go to the lowest id.
 
     indices, acts (rows, k); kth (rows,) is the k-th largest |pre_act|. NaN counts as larger than any number.
@@ -275,7 +278,7 @@ def select(pre_acts, n_live, ids, indices, acts, kth, first, last):  # type: ign
 
 
 @compiled
-def scatter(indices, acts, n_dense, out, counts, first, last):  # type: ignore[no-untyped-def]
+def scatter(indices, acts, n_dense, out, counts, first, last):
     """out[row, f] = act of feature f < n_dense, or zero; counts[row] = number of those; indices ascend."""
     for row in range(first, last):
         out[row, :n_dense] = 0
@@ -287,7 +290,7 @@ def scatter(indices, acts, n_dense, out, counts, first, last):  # type: ignore[n
 
 
 @compiled
-def zero_unselected(gradients, n_dense, indices, counts, first, last):  # type: ignore[no-untyped-def]
+def zero_unselected(gradients, n_dense, indices, counts, first, last):
     """gradients[row, f] = 0 wherever feature f < n_dense is not selected."""
     for row in range(first, last):
         f = 0
@@ -298,7 +301,7 @@ def zero_unselected(gradients, n_dense, indices, counts, first, last):  # type: 
 
 
 @compiled
-def reconstruct(batch, W_dec, b_dec, indices, acts, counts, k, stride, scale, residual, squares, first, last):  # type: ignore
+def reconstruct(batch, W_dec, b_dec, indices, acts, counts, k, stride, scale, residual, squares, first, last):
     """Of rows [first, last): residual = scale * (reconstruction - batch), squares (rows,) its norm² unscaled.
 
     On entry residual holds what the row's first counts[row] selected features add to the reconstruction.
@@ -329,7 +332,7 @@ def reconstruct(batch, W_dec, b_dec, indices, acts, counts, k, stride, scale, re
 
 
 @compiled
-def sort_by_feature(indices, acts, n_rows, n_live, offsets, rows, coefs):  # type: ignore[no-untyped-def]
+def sort_by_feature(indices, acts, n_rows, n_live, offsets, rows, coefs):
     """Counting sort of the selected entries: those of feature f are [offsets[f], offsets[f + 1])."""
     offsets[: n_live + 1] = 0
     for row in range(n_rows):
@@ -349,7 +352,7 @@ def sort_by_feature(indices, acts, n_rows, n_live, offsets, rows, coefs):  # typ
 
 
 @compiled
-def update_features(batch, residual, offsets, rows, coefs, grads, enc, dec, factors, stride, first, last):  # type: ignore
+def update_features(batch, residual, offsets, rows, coefs, grads, enc, dec, factors, stride, first, last):
     """Gradient and Adam step of features [first, last); enc and dec are flat (W, m, v).
 
     grads (entries,) receives d loss / d act of every entry, which is the coefficient of W_enc's gradient.
@@ -365,7 +368,11 @@ def update_features(batch, residual, offsets, rows, coefs, grads, enc, dec, fact
                 store(gradient, i, _both_half(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
                 i += WIDE // 2
             while i + NARROW <= stride:
-                store(gradient, i, _both_narrow(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
+                store(
+                    gradient,
+                    i,
+                    _both_narrow(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1),
+                )
                 i += NARROW
             while i < stride:
                 store(gradient, i, _both_line(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
@@ -385,26 +392,26 @@ def update_features(batch, residual, offsets, rows, coefs, grads, enc, dec, fact
 
 
 @compiled
-def update_dense(gradients, arrays, factors, stride, first, last):  # type: ignore[no-untyped-def]
+def update_dense(gradients, arrays, factors, stride, first, last):
     """Adam step of features [first, last) from gradients (last - first, stride); arrays is flat (W, m, v)."""
     for f in range(first, last):
         adam(arrays[0], arrays[1], arrays[2], f * stride, gradients[f - first], stride, factors)
 
 
 @compiled
-def update_bias(residual, n_rows, stride, bias, factors, first, last):  # type: ignore[no-untyped-def]
-    """Gradient and Adam step of columns [first, last) of the decoder bias; bias is (b, m, v)."""
-    gradient = np.empty(last - first, np.float32)
-    for i in range(first, last, LINE):
+def update_bias(residual, n_rows, stride, bias, factors):
+    """Gradient and Adam step of the decoder bias; bias is (b, m, v)."""
+    gradient = np.empty(stride, np.float32)
+    for i in range(0, stride, LINE):
         value = spread(F32(0), LINE)
         for row in range(n_rows):
             value = value + load(residual, row * stride + i, LINE)
-        store(gradient, i - first, value)
-    adam(bias[0], bias[1], bias[2], first, gradient, last - first, factors)
+        store(gradient, i, value)
+    adam(bias[0], bias[1], bias[2], 0, gradient, stride, factors)
 
 
 @compiled
-def swap(arrays, a, b):  # type: ignore[no-untyped-def]
+def swap(arrays, a, b):
     """Exchange rows a and b of every array."""
     for array in arrays:
         for i in range(array.shape[1]):
@@ -412,7 +419,7 @@ def swap(arrays, a, b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def slacks(w, m, v, eps, path, rounding, features):  # type: ignore[no-untyped-def]
+def slacks(w, m, v, eps, path, rounding, features):
     """path * |m / (sqrt(v) + eps)| + rounding * |w|, norms of rows, for each of the features."""
     out = np.empty(features.size, np.float32)
     for n in range(features.size):
@@ -427,7 +434,7 @@ def slacks(w, m, v, eps, path, rounding, features):  # type: ignore[no-untyped-d
 
 
 @compiled
-def row_norms(x, norms, first, last):  # type: ignore[no-untyped-def]
+def row_norms(x, norms, first, last):
     """Norm of rows [first, last) of x with the constant 1 of the bias."""
     for row in range(first, last):
         square = F32(1)
@@ -437,7 +444,7 @@ def row_norms(x, norms, first, last):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def raise_bounds(bounds, pre_acts, bias, slack, norms, first, last):  # type: ignore[no-untyped-def]
+def raise_bounds(bounds, pre_acts, bias, slack, norms, first, last):
     """bounds[row] = max with every |pre_act + bias| + slack * norm; pre_acts (last - first, features)."""
     for row in range(first, last):
         high = bounds[row]
