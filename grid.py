@@ -47,6 +47,11 @@ def metrics_path(results: Path, position: int, layer: int, latent_dim: int) -> P
     return results / f"grid_metrics_pos{position}_layer{layer}_latent{latent_dim}.json"
 
 
+def baselines_path(results: Path, position: int, layer: int) -> Path:
+    """What the SAEs of a (layer, position) are to be compared with."""
+    return results / f"baselines_pos{position}_layer{layer}.json"
+
+
 def plan_path(results: Path) -> Path:
     """What the runs into this folder set out to train: the values of every axis in AXES."""
     return results / "grid_plan.json"

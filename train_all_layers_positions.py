@@ -94,7 +94,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
             failures = train_task(task, config, cache, device, backend, connection.send)
         except (RuntimeError, MemoryError) as problem:  # out of memory, on any device
             logging.exception("%s failed", task)
-            failures = [f"{task._replace(k_values=(k,))}: {one_line(problem)[:200]}" for k in task.k_values]
+            failures = task.failed(one_line(problem)[:200])
         except (InputError, OSError) as problem:
             logging.exception("%s failed", task)
             refusal = str(problem)
@@ -138,8 +138,7 @@ class Worker:
             return message
         except (EOFError, ConnectionError):
             self.process.join()
-            how = f"the worker died (exit code {self.process.exitcode})"
-            failures = [f"{task._replace(k_values=(k,))}: {how}" for k in task.k_values]
+            failures = task.failed(f"the worker died (exit code {self.process.exitcode})")
             return Outcome(failures, time.perf_counter() - started)
 
 
@@ -148,6 +147,7 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
     queue = deque(tasks)
     outcomes: list[Outcome] = []
     failures: list[str] = []
+    n_trained: list[int] = []
 
     def serve(worker: Worker) -> None:
         while queue:
@@ -159,6 +159,7 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
             if outcome.refusal:
                 raise InputError(outcome.refusal)
             outcomes.append(outcome)
+            n_trained.append(max(0, len(task.k_values) - len(outcome.failures)))
             failures.extend(f"{failure}; see {worker.log}" for failure in outcome.failures)
 
     with ThreadPoolExecutor(len(workers)) as pool:
@@ -170,7 +171,7 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
             for worker in workers:
                 worker.process.kill()
     return RunReport(
-        n_trained=sum(len(task.k_values) for task in tasks) - len(failures),
+        n_trained=sum(n_trained),
         failures=failures,
         busy_seconds=sum(outcome.seconds for outcome in outcomes),
     )
@@ -212,7 +213,8 @@ def main() -> int:
         print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
         started = time.perf_counter()
         epochs = {"total": (n_done + n_saes) * config.epochs, "initial": n_done * config.epochs}
-        with tqdm(**epochs, unit="SAE", unit_scale=1 / config.epochs, smoothing=0.05) as bar:
+        layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
+        with tqdm(**epochs, unit="SAE", unit_scale=1 / config.epochs, bar_format=layout, smoothing=0.05) as bar:
             workers = [Worker(number, config, threads, backend) for number in range(n_workers)]
             report = run_tasks(tasks, workers, bar.update)
         wall_seconds = time.perf_counter() - started

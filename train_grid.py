@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from activation_cache import ActivationCache
+from baselines import measure_baselines
 from command_line import InputError, check_at_least, one_line, option, package_versions, parse_config, run
 from devices import choose_device
 from files import only_writer, read_json, write_json
-from grid import K_VALUES, LATENT_DIMS, checkpoint_path, metrics_path
+from grid import K_VALUES, LATENT_DIMS, baselines_path, checkpoint_path, metrics_path
 from stack_trainer import Trained, train_stack
 from topk_sae import TopKSAE, evaluate
 
@@ -90,10 +91,17 @@ class Task(NamedTuple):
     latent_dim: int
     k_values: tuple[int, ...]
     fingerprint: str  # of the cell's activations
+    baselines: tuple[int, ...] = ()  # if any: measure the cell's baselines too, for these latent_dims
 
     def __str__(self) -> str:
+        cell = f"layer {self.layer} position {self.position}"
         ks = ", ".join(map(str, self.k_values))
-        return f"layer {self.layer} position {self.position} latent_dim {self.latent_dim} k {ks}"
+        return f"{cell} latent_dim {self.latent_dim} k {ks}" if ks else f"{cell} baselines"
+
+    def failed(self, why: str) -> list[str]:
+        """A line for each SAE of the task; one line if it is only to measure baselines."""
+        parts = [self._replace(k_values=(k,)) for k in self.k_values] or [self]
+        return [f"{part}: {why}" for part in parts]
 
 
 class Existing(NamedTuple):
@@ -159,6 +167,7 @@ def plan_tasks(
     tasks, n_done, differences = [], 0, []
     for layer, position in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
         fingerprint = cache.fingerprint(layer, position)
+        baselines = () if has_baselines(config, layer, position, fingerprint, latent_dims) else tuple(latent_dims)
         for latent_dim in sorted(latent_dims, reverse=True):  # the longest first, for an even end
             existing = find_existing(
                 config.results, layer, position, latent_dim, config.k_values, config.settings(fingerprint)
@@ -169,14 +178,27 @@ def plan_tasks(
                 differences.append(existing.difference)
             left = tuple(k for k in dict.fromkeys(config.k_values) if k not in existing.done)
             n_done += len(existing.done)
-            if left:
-                tasks.append(Task(layer, position, latent_dim, left, fingerprint))
+            if left or baselines:
+                tasks.append(Task(layer, position, latent_dim, left, fingerprint, baselines))
+                baselines = ()  # once for the cell
     if differences and not config.overwrite:
         raise InputError(
             f"{config.results} holds SAEs trained with other settings ({differences[0]}; {len(differences)} files "
             "in all): choose another --results, or --overwrite them"
         )
     return tasks, n_done
+
+
+def has_baselines(config: TrainConfig, layer: int, position: int, fingerprint: str, latent_dims: Sequence[int]) -> bool:
+    """Whether the cell's baselines file is whole, of these activations and seed, and has every k and latent_dim."""
+    try:
+        content = read_json(baselines_path(config.results, position, layer))
+        metadata, untrained = content["metadata"], content["untrained"]
+        return (metadata["activations"], metadata["seed"]) == (fingerprint, config.seed) and all(
+            str(k) in untrained[str(latent_dim)] for latent_dim in latent_dims for k in config.k_values
+        )
+    except (FileNotFoundError, InputError, LookupError, TypeError):
+        return False
 
 
 def seeded_sae(input_dim: int, latent_dim: int, k: int, seed: int, layer: int, position: int) -> TopKSAE:
@@ -256,6 +278,27 @@ def train_task(
     x_train, x_validation = (
         torch.from_numpy(array[rows].astype(np.float32, copy=False)).to(device) for rows in cache.split
     )
+    metadata = {
+        "position": position,
+        "layer": layer,
+        "n_train": len(x_train),
+        "n_val": len(x_validation),
+        "input_dim": cache.input_dim,
+        "position_0": cache.position_0,
+        "device": str(device),
+        "versions": package_versions("torch", "numpy"),
+    }
+    if task.baselines:  # what the cell's SAEs are to be compared with
+        untrained = (
+            seeded_sae(cache.input_dim, latent_dim, k, config.seed, layer, position).to(device)
+            for latent_dim in task.baselines
+            for k in config.k_values
+        )
+        measured = measure_baselines(x_train, x_validation, config.k_values, untrained)
+        inputs = {"seed": config.seed, "activations": task.fingerprint}
+        write_json(baselines_path(config.results, position, layer), {"metadata": metadata | inputs} | measured)
+    if not task.k_values:
+        return []
     saes = [seeded_sae(cache.input_dim, latent_dim, k, config.seed, layer, position) for k in task.k_values]
 
     def orders() -> Iterator[np.ndarray]:
@@ -268,7 +311,7 @@ def train_task(
     failures = []
     for sae, outcome in zip(saes, outcomes, strict=True):
         if not outcome.finite:
-            failures.append(f"{task._replace(k_values=(sae.k,))}: the loss is not finite")
+            failures += task._replace(k_values=(sae.k,)).failed("the loss is not finite")
             continue
         sae.metrics = evaluate(sae, x_train, x_validation) | {
             "train_time_sec": outcome.seconds,
@@ -278,19 +321,9 @@ def train_task(
         sae.save(checkpoint_path(config.results, position, layer, latent_dim, sae.k))
         by_k[str(sae.k)] = sae.metrics
     if by_k:
-        metadata = {
-            "position": position,
-            "layer": layer,
-            "n_train": len(x_train),
-            "n_val": len(x_validation),
-            "input_dim": cache.input_dim,
-            "position_0": cache.position_0,
-            "device": str(device),
-            "backend": backend,
-            "versions": package_versions("torch", "numpy"),
-        }
         ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
-        write_json(path, {"metadata": metadata | settings, "results": {str(latent_dim): ordered}})
+        metadata |= {"backend": backend} | settings
+        write_json(path, {"metadata": metadata, "results": {str(latent_dim): ordered}})
     return failures
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import train_grid
 from activation_cache import ActivationCache, split_rows
-from grid import checkpoint_path, load_grid, metrics_path
+from grid import baselines_path, checkpoint_path, load_grid, metrics_path
 from stack_trainer import Trained, train_stack
 from topk_sae import TopKSAE, evaluate
 from train_grid import epoch_orders, seeded_sae
@@ -115,6 +115,7 @@ def test_the_files_have_the_names_keys_and_values_of_the_experiment(
     assert {path.name for path in results.glob("[!.]*")} == {
         *(f"pos1_layer2_d{latent_dim}_k{k}.pt" for latent_dim in (16, 24) for k in (2, 4)),
         *(f"grid_metrics_pos1_layer2_latent{latent_dim}.json" for latent_dim in (16, 24)),
+        "baselines_pos1_layer2.json",
     }
     content = json.loads(metrics_path(results, 1, 2, 24).read_text())
     expected = {"position": 1, "layer": 2, "n_train": 96, "n_val": 24, "input_dim": 12, "epochs": 3, "batch_size": 32}
@@ -201,6 +202,20 @@ def test_other_settings_stop_the_run_with_the_difference_and_the_way_out(
     assert run_small(call, activations, results, flag, value, "--overwrite")[0] == 0
     metadata = json.loads(metrics_path(results, 1, 2, 24).read_text())["metadata"]
     assert metadata[flag.strip("-")] == value
+
+
+def test_baselines_that_are_lacking_are_measured_and_no_sae_trained_again(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    path = baselines_path(results, 1, 2)
+    whole = path.read_text()
+    assert list(json.loads(whole)["untrained"]["24"]) == ["2", "4"]
+    path.write_text(whole[:50])
+    monkeypatch.setattr(train_grid, "train_saes", None)
+    assert run_small(call, activations, results)[0] == 0
+    assert path.read_text() == whole
 
 
 def test_other_activations_are_other_settings(call: Call, activations: Path, tmp_path: Path) -> None:
