@@ -33,6 +33,7 @@ from files import only_writer, read_json, write_json
 from grid import AXES, LATENT_DIMS, plan_path
 from train_grid import Task, TrainConfig, choose_backend, plan_tasks, train_task
 
+BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
 WORKERS_ON_A_GPU = 3  # the experiment's
 
 
@@ -212,11 +213,17 @@ def main() -> int:
             return 0
         print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
         started = time.perf_counter()
-        epochs = {"total": (n_done + n_saes) * config.epochs, "initial": n_done * config.epochs}
-        layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
-        with tqdm(**epochs, unit="SAE", unit_scale=1 / config.epochs, bar_format=layout, smoothing=0.05) as bar:
+        with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=BAR, smoothing=0.05) as bar:
+            epochs_done = 0
+
+            def on_epochs(epochs: int) -> None:
+                nonlocal epochs_done
+                with bar.get_lock():  # a thread for each worker comes here
+                    epochs_done += epochs
+                    bar.update(n_done + epochs_done / config.epochs - bar.n)
+
             workers = [Worker(number, config, threads, backend) for number in range(n_workers)]
-            report = run_tasks(tasks, workers, bar.update)
+            report = run_tasks(tasks, workers, on_epochs)
         wall_seconds = time.perf_counter() - started
         overhead = 1 - report.busy_seconds / (n_workers * wall_seconds)
         costs = {"wall_seconds": wall_seconds, "overhead": overhead}
