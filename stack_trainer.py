@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,18 @@ class Trained(NamedTuple):
     seconds: float  # in a stack: its share
 
 
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """TF32 products on CUDA, for the training alone: metrics are measured in full float32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@tf32_allowed()
 def train_stack(
     saes: Sequence[TopKSAE],
     x: Tensor,
