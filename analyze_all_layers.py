@@ -1,17 +1,16 @@
-"""What a grid of SAEs shows: tables on the terminal, and results/analysis_summary.json with the same numbers.
+"""What a grid of SAEs shows: tables on the terminal, analysis_summary.json with the same numbers, and report.md.
 
     python analyze_all_layers.py --results results/ --k 20 --latent-dim 1024
+    python analyze_all_layers.py --results results/seed0 results/seed1 results/seed2
 
-Overall statistics, best configurations and recommendations are over every SAE. The effects of layer and of
-position, and the layer x position matrix, are over the SAEs of one --k and --latent-dim; the effect of k is over
-every k of that latent_dim. Every std is the sample standard deviation. Of equal values the first counts, by layer,
-position, latent_dim, k.
-
-Missing on purpose: tests of significance. One run has no error bars.
+Several folders are the same grid from several seeds. What the original's summary holds keeps its meaning: overall
+statistics and best configurations are over every SAE, those of all seeds; every `std` is the sample standard deviation
+over SAEs. What is judged by fvu is of configurations, each the mean over its seeds, and `sd` is over seeds. The effects
+of layer and of position, and the layer x position matrix, are over the SAEs of one --k and --latent-dim; the effect of
+k is over every k of that latent_dim. Of equal values the first counts, by layer, position, latent_dim, k.
 """
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +18,28 @@ from typing import Any
 
 import pandas as pd
 
-from command_line import InputError, check_at_least, compact, option, package_versions, parse_config, run
-from files import write_json
-from grid import AXES, SLICE_K, SLICE_LATENT_DIM, Grid, choose_slice, describe_missing, load_grid
+from command_line import InputError, check_at_least, option, package_versions, parse_config, run
+from comparisons import (
+    DEATH,
+    ERROR,
+    EV,
+    FEW_DEAD,
+    FVU,
+    Study,
+    best,
+    has,
+    make_study,
+    over_seeds,
+    pareto_front,
+    rank_correlation,
+)
+from files import write_bytes, write_json
+from grid import AXES, SLICE_K, SLICE_LATENT_DIM, choose_slice
+from replicates import load_replicates, shown
+from report import read_origin, write_report
+from terminal_tables import best_effect, describe
 
-EV = "explained_variance"
-DEATH = "feature_death_rate"
-# At most this share of dead features, for a recommendation to those who study single features.
-FEW_DEAD = 0.10
-WIDTH = 100  # columns of the terminal
-POSITIONS_A_BLOCK = 12  # of the matrix on the terminal, 7 columns each
+SUMMARY, REPORT = "analysis_summary.json", "report.md"
 
 Json = dict[str, Any]
 
@@ -37,13 +48,21 @@ Json = dict[str, Any]
 class AnalysisConfig:
     """The flags of this script."""
 
-    results: Path = option(Path("results"), help="folder with the metrics files; the summary goes there too")
+    results: tuple[Path, ...] = option(
+        (Path("results"),), help="folders with the metrics files of one grid, each from another seed"
+    )
+    output: Path | None = option(None, help="folder for the summary and the report; if not given, the first of them")
     k: int = option(SLICE_K, help="k of the slice for layer and position effects")
     latent_dim: int = option(SLICE_LATENT_DIM, help="latent_dim of the slice")
     allow_partial: bool = option(False, help="analyse what is there of an incomplete grid")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim")
+
+    def record(self) -> Json:
+        """The flags as they go into what is written: no path of this machine."""
+        output = shown(self.output) if self.output else None
+        return asdict(self) | {"output": output, "results": [shown(path) for path in self.results]}
 
 
 def plain(value: Any) -> Any:
@@ -64,27 +83,22 @@ def statistics(values: pd.Series) -> Json:
 
 def best_row(saes: pd.DataFrame, metric: str, highest: bool = True) -> Json | None:
     """The first SAE with the highest (or lowest) value of `metric`, as the whole row; None if no SAE has one."""
-    values = saes[metric].dropna()
-    if values.empty:
-        return None
-    row = saes.loc[[values.idxmax() if highest else values.idxmin()]]
-    return plain(row.to_dict("records")[0])
+    rows = plain(best(saes, metric, highest).to_dict("records"))
+    return rows[0] if rows else None
 
 
 def effects(saes: pd.DataFrame, axis: str, values: Sequence[int]) -> list[Json]:
-    """For each value of `axis`, the statistics of the SAEs that share it."""
-    groups = {value: saes[saes[axis] == value] for value in values}
-    return [
-        {axis: value, "saes": len(group), EV: statistics(group[EV]), DEATH: statistics(group[DEATH])}
-        for value, group in groups.items()
-    ]
-
-
-def best_effect(group: Sequence[Json], highest: bool = True) -> Json | None:
-    """The first with the highest (or lowest) mean explained variance; None if no member has one."""
-    known = [effect for effect in group if effect[EV]["mean"] is not None]
-    sign = 1 if highest else -1
-    return max(known, key=lambda effect: sign * effect[EV]["mean"], default=None)
+    """For each value of `axis`, the statistics of the SAEs that share it, and the means' spread over seeds."""
+    found = []
+    for value in values:
+        group = saes[saes[axis] == value]
+        metrics = [EV, DEATH, *([FVU] if has(saes, FVU) else [])]
+        effect: Json = {axis: value, "saes": len(group)} | {metric: statistics(group[metric]) for metric in metrics}
+        for metric in metrics:
+            sd = over_seeds(group, [axis], metric)["sd"]
+            effect[metric]["sd_over_seeds"] = plain(sd.iloc[0]) if len(sd) else None
+        found.append(effect)
+    return found
 
 
 def recommend(saes: pd.DataFrame) -> Json:
@@ -97,12 +111,58 @@ def recommend(saes: pd.DataFrame) -> Json:
     }
 
 
-def analyse(grid: Grid, k: int, latent_dim: int) -> Json:
-    """The content of analysis_summary.json: the original's keys, then ours.
+def by_error(study: Study) -> Json:
+    """What is judged by fvu (by 1 - explained_variance where the files hold none), over seeds."""
+    configs, saes = study.configs, study.saes
+    eligible = configs[configs["eligible"]]
+    candidates = configs[~configs["collapsed"]]
+    per_layer = {layer: eligible[eligible["layer"] == layer] for layer in study.grid.values("layer")}
+    fronts = {"k": ["k", ERROR], "k_death": ["k", ERROR, DEATH]}
+    variance = {
+        metric: None
+        if found is None
+        else {
+            "terms": found.terms.reset_index(names="term").to_dict("records"),
+            "layers_left_out": found.left_out,
+            "has_error_term": study.n_seeds > 1,
+        }
+        for metric, found in study.variance.items()
+    }
+    floor = "mean_explained_variance"
+    return plain(
+        {
+            "error": study.error,
+            "collapsed": int(saes["collapsed"].sum()),
+            "no_better_than_the_mean": int((saes[ERROR] >= 1).sum()) if study.has_fvu else None,
+            "overall": statistics(saes[ERROR]),
+            "best": best_row(eligible, ERROR, highest=False),
+            "layers": [
+                {
+                    "layer": layer,
+                    "best": best_row(found, ERROR, highest=False),
+                    "best_few_dead": best_row(found[found[DEATH] <= FEW_DEAD], ERROR, highest=False),
+                }
+                for layer, found in per_layer.items()
+            ],
+            "pareto": {
+                name: candidates[pareto_front(candidates, columns)][[*AXES, ERROR, DEATH]].to_dict("records")
+                for name, columns in fronts.items()
+            },
+            "variance": variance,
+            "rank_correlation": {
+                "high_ev_low_fvu": rank_correlation(configs[EV], -configs[ERROR]) if study.has_fvu else None,
+                "ev_its_floor": rank_correlation(configs[EV], configs[floor]) if has(configs, floor) else None,
+            },
+        }
+    )
 
-    Raises InputError if the grid has no such slice, or no SAE with a finite explained variance.
+
+def analyse(study: Study, k: int, latent_dim: int) -> Json:
+    """The content of analysis_summary.json: the original's keys, then ours. `k` and `latent_dim` are those asked for.
+
+    Raises InputError if no SAE has a finite explained variance.
     """
-    chosen = choose_slice(grid, k, latent_dim)
+    grid, chosen = study.grid, study.chosen
     table = grid.table
     if table[EV].isna().all():
         raise InputError(f"none of the {len(table):,} SAEs has a finite {EV}: nothing to analyse")
@@ -114,7 +174,8 @@ def analyse(grid: Grid, k: int, latent_dim: int) -> Json:
     lowest_death = best_row(table, DEATH, highest=False)
     matrix = {
         metric: plain(grid.layer_position_matrix(metric, chosen.latent_dim, chosen.k).to_numpy().tolist())
-        for metric in (EV, DEATH)
+        for metric in (EV, DEATH, FVU)
+        if metric != FVU or has(table, FVU)
     }
     return {
         "total_saes": len(table),
@@ -124,6 +185,7 @@ def analyse(grid: Grid, k: int, latent_dim: int) -> Json:
         "latent_dims": grid.values("latent_dim"),
         "overall_stats": {EV: statistics(table[EV]), DEATH: statistics(table[DEATH])},
         "best_configs": {"highest_ev": best_row(table, EV), "lowest_death": lowest_death},
+        "seeds": list(grid.seeds),
         "lowest_death_shared_by": int((table[DEATH] == table[DEATH].min()).sum()),
         "slice": {
             "k": chosen.k,
@@ -146,8 +208,11 @@ def analyse(grid: Grid, k: int, latent_dim: int) -> Json:
             "overall": recommend(table),
             "layers": [{"layer": layer} | recommend(table[table["layer"] == layer]) for layer in layers],
         },
+        "by_error": by_error(study),
         "position_0": grid.position_0,
-        "not_finite": {metric: int(table[metric].isna().sum()) for metric in (EV, DEATH)},
+        "not_finite": {
+            metric: int(table[metric].isna().sum()) for metric in (EV, DEATH, FVU) if metric != FVU or has(table, FVU)
+        },
         "missing": {
             "count": len(grid.missing),
             "saes": [dict(zip(AXES, sae, strict=True)) for sae in grid.missing],
@@ -155,173 +220,20 @@ def analyse(grid: Grid, k: int, latent_dim: int) -> Json:
     }
 
 
-def number(value: float | None, form: str = ".4f") -> str:
-    return "-" if value is None else format(value, form)
-
-
-def percent(value: float | None) -> str:
-    return number(value, ".1%")
-
-
-def section(title: str, finding: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A heading, one sentence, and a table with right-aligned columns."""
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [headers, *rows]
-    ]
-    return "\n".join([title, textwrap.fill(finding, WIDTH), "", *lines])
-
-
-def overall_section(summary: Json) -> str:
-    ev, death = summary["overall_stats"][EV], summary["overall_stats"][DEATH]
-    finding = (
-        f"Explained variance is {number(ev['mean'])} on average, from {number(ev['min'])} to "
-        f"{number(ev['max'])}; on average {percent(death['mean'])} of an SAE's features are dead."
-    )
-    rows = [
-        ["explained variance", *map(number, ev.values())],
-        ["dead features", *map(percent, death.values())],
-    ]
-    return section(f"Overall (SAEs: {summary['total_saes']:,})", finding, ["", *ev], rows)
-
-
-def best_section(summary: Json) -> str:
-    highest, lowest = summary["best_configs"].values()
-    few_dead = summary["recommended"]["overall"]["highest_ev_few_dead"]
-    finding = (
-        f"The highest explained variance is {number(highest[EV])}, with {percent(highest[DEATH])} of the "
-        f"features dead; with at most {FEW_DEAD:.0%} dead "
-        + (f"it is {number(few_dead[EV])}." if few_dead else "there is no SAE.")
-    )
-    if lowest and summary["lowest_death_shared_by"] > 1:
-        finding += f" {summary['lowest_death_shared_by']:,} SAEs share the lowest death rate: the first is shown."
-    choices = {
-        "highest explained variance": highest,
-        "lowest feature death": lowest,
-        f"highest EV, at most {FEW_DEAD:.0%} dead": few_dead,
-    }
-    rows = [
-        [name, *(str(row[axis]) for axis in AXES), number(row[EV]), percent(row[DEATH]), loss]
-        for name, row in choices.items()
-        if row and (loss := number(row["reconstruction_loss"], ".3g"))
-    ]
-    return section("Best configurations", finding, ["", *AXES, "EV", "dead", "loss"], rows)
-
-
-def effect_section(title: str, group: Sequence[Json]) -> str:
-    axis = next(iter(group[0]))
-    best, worst = best_effect(group), best_effect(group, highest=False)
-    if best is None or worst is None:
-        finding = f"No {axis} has a finite explained variance here."
-    elif best is worst:
-        finding = f"Only {axis} {best[axis]} has values: there is nothing to compare."
-    else:
-        finding = (
-            f"Mean explained variance is highest at {axis} {best[axis]} ({number(best[EV]['mean'])}) "
-            f"and lowest at {axis} {worst[axis]} ({number(worst[EV]['mean'])})."
-        )
-    rows = [
-        [
-            str(effect[axis]),
-            str(effect["saes"]),
-            *map(number, effect[EV].values()),
-            *map(percent, effect[DEATH].values()),
-        ]
-        for effect in group
-    ]
-    names = ["std", "min", "max"]
-    return section(title, finding, [axis, "SAEs", "EV mean", *names, "dead mean", *names], rows)
-
-
-def matrix_sections(title: str, summary: Json) -> list[str]:
-    """The matrix of explained variance, in blocks of positions that fit the terminal."""
-    matrix = summary["layer_position_matrix"]
-    layers, positions = matrix["layers"], matrix["positions"]
-    known = [[-math.inf if value is None else value for value in row] for row in matrix[EV]]
-    winners = [positions[row.index(max(row))] for row in known if max(row) > -math.inf]
-    finding = "No cell has a finite explained variance."
-    if winners:
-        position = max(positions, key=winners.count)
-        finding = (
-            f"The position of a layer's highest explained variance is most often {position}: "
-            f"in {winners.count(position)} of {len(winners)} layers."
-        )
-    blocks = []
-    for start in range(0, len(positions), POSITIONS_A_BLOCK):
-        part = slice(start, start + POSITIONS_A_BLOCK)
-        rows = [
-            [str(layer), *(number(value, ".3f") for value in row[part])]
-            for layer, row in zip(layers, matrix[EV], strict=True)
-        ]
-        headers = ["layer", *(f"p{n}" for n in positions[part])]
-        blocks.append(section(title, "(further positions)" if start else finding, headers, rows))
-    return blocks
-
-
-def recommended_section(summary: Json) -> str:
-    def cells(row: Json | None) -> list[str]:
-        if row is None:
-            return ["none", "", "", "", ""]
-        return [*(str(row[axis]) for axis in AXES[1:]), number(row[EV]), percent(row[DEATH])]
-
-    choices = summary["recommended"]["layers"]
-    there = sum(choice["highest_ev_few_dead"] is not None for choice in choices)
-    finding = (
-        f"{there} of {len(choices)} layers have an SAE with at most {FEW_DEAD:.0%} dead features. Left: the "
-        "layer's highest explained variance; right: the highest of those with so few dead."
-    )
-    rows = [
-        [str(choice["layer"]), *cells(choice["highest_ev"]), "|", *cells(choice["highest_ev_few_dead"])]
-        for choice in choices
-    ]
-    headers = ["position", "latent_dim", "k", "EV", "dead"]
-    title = "Recommended per layer (of every position, latent_dim and k)"
-    return section(title, finding, ["layer", *headers, "|", *headers], rows)
-
-
-def describe(summary: Json, grid: Grid) -> str:
-    """All tables, for a person at a terminal of WIDTH columns."""
-    chosen, missing = summary["slice"], len(grid.missing)
-    axes = [f"{axis} {compact(grid.values(axis))}" for axis in AXES[:2]]
-    axes += [f"{axis} {' '.join(map(str, grid.values(axis)))}" for axis in AXES[2:]]
-    notes = [f"Grid: {', '.join(axes)}. Position 0 is the {grid.position_0}, position p the p-th thought."]
-    if chosen["note"]:
-        notes.append(f"Note: {chosen['note']}.")
-    if missing:
-        notes.append(
-            f"Incomplete: {missing:,} of {missing + len(grid.table):,} SAEs are missing: "
-            f"{describe_missing(grid.missing)}. Means are over those that are there (column SAEs)."
-        )
-    for metric, count in summary["not_finite"].items():
-        if count:
-            notes.append(f"Note: {count:,} SAEs have no finite {metric}; its statistics leave them out.")
-    here = f"k {chosen['k']}, latent_dim {chosen['latent_dim']}"
-    over_k = f"Effect of k (latent_dim {chosen['latent_dim']}, over layers and positions)"
-    sections = [
-        "\n".join(textwrap.fill(note, WIDTH) for note in notes),
-        overall_section(summary),
-        best_section(summary),
-        effect_section(f"Layer effects ({here}, over positions)", summary["layer_effects"]),
-        effect_section(f"Position effects ({here}, over layers)", summary["position_effects"]),
-        *matrix_sections(f"Explained variance, layer x position ({here})", summary),
-        effect_section(over_k, summary["k_effects"]),
-        recommended_section(summary),
-    ]
-    return "\n\n\n".join(sections)
-
-
 def main() -> int:
     config = parse_config(AnalysisConfig, __doc__ or "")
-    grid = load_grid(config.results, config.allow_partial)
-    summary = analyse(grid, config.k, config.latent_dim)
-    origin = {
-        "config": asdict(config) | {"results": str(config.results)},
-        "versions": package_versions("numpy", "pandas"),
-    }
-    path = config.results / "analysis_summary.json"
-    write_json(path, summary | origin)
-    print(f"{describe(summary, grid)}\n\nwritten: {path}")
+    grid = load_replicates(config.results, config.allow_partial)
+    record = config.record()
+    origin = read_origin(config.results, record["results"])
+    study = make_study(grid, choose_slice(grid, config.k, config.latent_dim))
+    summary = analyse(study, config.k, config.latent_dim)
+    versions = package_versions("numpy", "pandas", "statsmodels")
+    report = write_report(study, origin, [SUMMARY, REPORT], versions)
+    output = config.output or config.results[0]
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / SUMMARY, summary | {"config": record, "versions": versions})
+    write_bytes(output / REPORT, report.encode())
+    print(f"{describe(summary, grid)}\n\nwritten: {output / SUMMARY}, {output / REPORT}")
     return 0
 
 

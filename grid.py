@@ -37,6 +37,15 @@ PUBLISHED_METRICS = [
     "train_time_sec",
     "epochs",
 ]
+# Ours beside them; absent from the original's files.
+ADDED_METRICS = [
+    "fvu",
+    "fvu_train",
+    "num_active_features_validation",
+    "busiest_10_share",
+    "firing_rate_mean",
+    "firing_rate_median",
+]
 
 
 def checkpoint_path(results: Path, position: int, layer: int, latent_dim: int, k: int) -> Path:
@@ -48,7 +57,7 @@ def metrics_path(results: Path, position: int, layer: int, latent_dim: int) -> P
 
 
 def baselines_path(results: Path, position: int, layer: int) -> Path:
-    """What the SAEs of a (layer, position) are to be compared with."""
+    """What predicting the mean, PCA and untrained SAEs score on one cell."""
     return results / f"baselines_pos{position}_layer{layer}.json"
 
 
@@ -58,12 +67,15 @@ def plan_path(results: Path) -> Path:
 
 
 class Grid(NamedTuple):
-    """Every SAE that a results folder holds, and those it should hold but does not."""
+    """Every SAE that the results hold, of one seed or of several, and those they should hold but do not."""
 
-    # One row an SAE, sorted by AXES: the four AXES, then its metrics. NaN is a metric absent or not finite.
+    # One row an SAE, sorted by AXES: the four AXES, its seed if recorded, then its metrics. NaN is a metric absent
+    # or not finite.
     table: pd.DataFrame
-    missing: list[tuple[int, int, int, int]]  # in the order of AXES
+    missing: list[tuple[int, int, int, int]]  # in the order of AXES; one entry for each seed that lacks the SAE
     position_0: str  # 'bot token' or 'last question token'
+    metadata: pd.DataFrame  # one row a metrics file
+    seeds: tuple[int, ...] = ()  # those recorded: none by the original
 
     def values(self, axis: str) -> list[int]:
         """The values along one of AXES, ascending, those of missing SAEs included."""
@@ -71,9 +83,9 @@ class Grid(NamedTuple):
         return sorted(set(self.table[axis].tolist()) | {sae[index] for sae in self.missing})
 
     def layer_position_matrix(self, metric: str, latent_dim: int, k: int) -> pd.DataFrame:
-        """One metric of one (latent_dim, k): a row a layer, a column a position, NaN where absent."""
+        """One metric of one (latent_dim, k), mean over seeds: a row a layer, a column a position, NaN where absent."""
         saes = self.table[(self.table["latent_dim"] == latent_dim) & (self.table["k"] == k)]
-        matrix = saes.pivot(index="layer", columns="position", values=metric)
+        matrix = saes.pivot_table(index="layer", columns="position", values=metric, aggfunc="mean")
         return matrix.reindex(index=self.values("layer"), columns=self.values("position")).astype(float)
 
 
@@ -95,7 +107,7 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
     paths = sorted(results.glob("grid_metrics_pos*_layer*_latent*.json"))
     if not paths:
         raise InputError(f"no metrics in {results}: train_all_layers_positions.py writes them")
-    rows = []
+    rows, files = [], []
     position_0 = "bot token"  # the original wrote no such key, and its model had one
     for path in paths:
         content = read_json(path)
@@ -103,6 +115,9 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
             metadata = content["metadata"]
             position_0 = metadata.get("position_0", position_0)
             cell = {"layer": int(metadata["layer"]), "position": int(metadata["position"])}
+            files.append(metadata | {"file": path.name})
+            if metadata.get("seed") is not None:
+                cell["seed"] = int(metadata["seed"])
             for latent_dim, by_k in content["results"].items():
                 for k, metrics in by_k.items():
                     absent = [name for name in PUBLISHED_METRICS[:1] if name not in metrics]
@@ -114,7 +129,13 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
     if not rows:
         raise InputError(f"the metrics files in {results} hold no SAE")
     table = pd.DataFrame(rows).sort_values(AXES, ignore_index=True)
-    for metric in PUBLISHED_METRICS:
+    seeds = sorted(set(table["seed"].dropna().astype(int))) if "seed" in table else []
+    if len(seeds) > 1 or (seeds and table["seed"].isna().any()):
+        raise InputError(
+            f"the metrics files in {results} are of several seeds ({', '.join(map(str, seeds))}"
+            f"{', none' if table['seed'].isna().any() else ''}): keep each seed in a folder of its own"
+        )
+    for metric in [*PUBLISHED_METRICS, *(name for name in ADDED_METRICS if name in table)]:
         try:
             numbers = pd.to_numeric(table.get(metric, pd.Series(np.nan, table.index)))
         except (ValueError, TypeError) as problem:
@@ -132,7 +153,7 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
             f"{len(missing):,} of {len(missing) + len(table):,} SAEs are missing in {results}: "
             f"{describe_missing(missing)}; train them, or use --allow-partial"
         )
-    return Grid(table, missing, position_0)
+    return Grid(table, missing, position_0, pd.DataFrame(files), tuple(seeds))
 
 
 def describe_missing(missing: Sequence[tuple[int, int, int, int]], at_most: int = 8) -> str:

@@ -178,14 +178,18 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
     )
 
 
-def record_plan(config: GridConfig, cells: list[tuple[int, int]]) -> None:
-    """Add this run's values of every axis to those that the results folder is meant to hold."""
+def record_plan(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]]) -> None:
+    """Add this run's values of every axis to those that the results folder is meant to hold.
+
+    And what the activations are of, for the report.
+    """
     path = plan_path(config.results)
     planned = read_json(path) if path.exists() else {}
     layers, positions = ([cell[axis] for cell in cells] for axis in (0, 1))
     for axis, values in zip(AXES, (layers, positions, config.latent_dims, config.k_values), strict=True):
         planned[axis] = sorted({*planned.get(axis, []), *values})
-    write_json(path, planned)
+    origin = ("model", "dataset", "dataset_split", "thought_projection")
+    write_json(path, planned | {name: cache.metadata.get(name) for name in origin})
 
 
 def main() -> int:
@@ -201,7 +205,7 @@ def main() -> int:
     with only_writer(config.results):
         tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims)
         n_saes = sum(len(task.k_values) for task in tasks)
-        record_plan(config, cells)
+        record_plan(config, cache, cells)
         (config.results / "logs").mkdir(exist_ok=True)
         wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
         n_workers = min(wanted, len(tasks))

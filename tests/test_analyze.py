@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analyze_all_layers
-from analyze_all_layers import DEATH, EV, analyse, best_effect, describe, main, plain, section
+from analyze_all_layers import analyse, main, plain
 from command_line import InputError
-from grid import PUBLISHED_METRICS, choose_slice, load_grid, metrics_path, plan_path
+from comparisons import DEATH, EV, make_study
+from grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid, metrics_path, plan_path
+from terminal_tables import best_effect, describe, section
 
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 Call = Callable[..., tuple[int, str, str]]
@@ -46,6 +48,10 @@ def uniform_grid(axes: Iterable[Iterable[int]]) -> dict[Sae, dict[str, Any]]:
     """Explained variance and death rate in (0, 1), no two alike, for every combination of the four axes."""
     numbers = random.Random(0)
     return {(a, b, c, d): {EV: numbers.random(), DEATH: numbers.random()} for a, b, c, d in product(*axes)}
+
+
+def analysed(grid: Grid, k: int, latent_dim: int) -> dict[str, Any]:
+    return analyse(make_study(grid, choose_slice(grid, k, latent_dim)), k, latent_dim)
 
 
 @pytest.fixture
@@ -106,7 +112,7 @@ def test_overall_statistics_of_a_grid_of_1152_saes_in_the_original_format_are_th
 
 
 def test_layer_and_position_effects_are_those_worked_out_by_hand(hand_worked: Path) -> None:
-    summary = analyse(load_grid(hand_worked), 20, 1024)
+    summary = analysed(load_grid(hand_worked), 20, 1024)
     # Layer 0: (0.9 + 0.7) / 2 = 0.8; std = sqrt((0.1² + 0.1²) / 1) = 0.14142. Layer 1: (0.6 + 0.8) / 2 = 0.7.
     assert [effect[EV]["mean"] for effect in summary["layer_effects"]] == pytest.approx([0.8, 0.7])
     assert summary["layer_effects"][0][EV]["std"] == pytest.approx(0.02**0.5)
@@ -125,7 +131,7 @@ def test_layer_and_position_effects_are_those_worked_out_by_hand(hand_worked: Pa
 def test_the_recommended_sae_of_a_layer_is_the_best_of_all_and_the_best_with_at_most_a_tenth_dead(
     hand_worked: Path,
 ) -> None:
-    recommended = analyse(load_grid(hand_worked), 20, 1024)["recommended"]
+    recommended = analysed(load_grid(hand_worked), 20, 1024)["recommended"]
     layer_0, layer_1 = recommended["layers"]
     assert layer_0["highest_ev"][EV] == 0.9
     assert layer_0["highest_ev_few_dead"] is None  # its death rates: 0.8, 0.4, 0.9, 0.7
@@ -139,7 +145,7 @@ def test_the_recommended_sae_of_a_layer_is_the_best_of_all_and_the_best_with_at_
 
 def test_of_equal_saes_the_first_by_layer_position_latent_dim_and_k_is_named(tmp_path: Path) -> None:
     metrics = {sae: {EV: 0.5, DEATH: 0.5} for sae in product((2, 10), (0, 1), (512, 1024), (5, 20))}
-    summary = analyse(load_grid(write_grid(tmp_path, metrics)), 20, 1024)
+    summary = analysed(load_grid(write_grid(tmp_path, metrics)), 20, 1024)
     for row in summary["best_configs"].values():
         assert (row["layer"], row["position"], row["latent_dim"], row["k"]) == (2, 0, 512, 5)
     assert summary["lowest_death_shared_by"] == 16
@@ -203,13 +209,13 @@ def test_nan_infinity_and_null_are_left_out_of_the_statistics_and_counted(tmp_pa
 def test_a_grid_whose_explained_variance_is_nowhere_finite_is_refused(tmp_path: Path) -> None:
     grid = load_grid(write_grid(tmp_path, {(0, 0, 1024, 20): {EV: float("nan")}}))
     with pytest.raises(InputError, match="none of the 1 SAEs has a finite explained_variance"):
-        analyse(grid, 20, 1024)
+        analysed(grid, 20, 1024)
 
 
 def test_rows_with_keys_of_later_versions_are_read_and_kept_whole(tmp_path: Path) -> None:
     extra = {"fvu": 0.2, "settings": {"seed": 0, "lr": 1e-3}, "history": [0.5, float("nan")]}
     write_grid(tmp_path, {(0, 0, 1024, 20): {EV: 0.9} | extra, (0, 0, 1024, 5): {EV: 0.8}})
-    row = analyse(load_grid(tmp_path), 20, 1024)["best_configs"]["highest_ev"]
+    row = analysed(load_grid(tmp_path), 20, 1024)["best_configs"]["highest_ev"]
     assert row["fvu"] == 0.2
     assert row["settings"] == {"seed": 0, "lr": 1e-3}
     assert row["history"] == [0.5, None]
@@ -219,7 +225,7 @@ def test_rows_that_hold_nothing_but_the_explained_variance_are_read(tmp_path: Pa
     content = {"metadata": {"position": 0, "layer": 0}, "results": {"1024": {"20": {EV: 0.9}}}}
     metrics_path(tmp_path, 0, 0, 1024).write_text(json.dumps(content))
     grid = load_grid(tmp_path)
-    summary = analyse(grid, 20, 1024)
+    summary = analysed(grid, 20, 1024)
     assert summary["best_configs"]["lowest_death"] is None
     assert summary["overall_stats"][DEATH]["mean"] is None
     assert "0.9000" in describe(summary, grid)
@@ -257,7 +263,7 @@ def test_a_planned_layer_of_which_nothing_is_trained_yet_is_missing_not_forgotte
     plan_path(hand_worked).write_text(json.dumps(plan))
     with pytest.raises(InputError, match=r"4 of 12 SAEs are missing.*layer 2 position 0"):
         load_grid(hand_worked)
-    summary = analyse(load_grid(hand_worked, allow_partial=True), 20, 1024)
+    summary = analysed(load_grid(hand_worked, allow_partial=True), 20, 1024)
     assert summary["layers"] == [0, 1, 2]
     assert summary["recommended"]["layers"][2]["highest_ev"] is None
     assert summary["best_layer"]["layer"] == 0
@@ -351,7 +357,7 @@ def test_an_unwritable_results_folder_is_refused(hand_worked: Path, call: Call) 
 
 def test_the_terminal_shows_twenty_positions_and_large_numbers_within_a_hundred_columns(tmp_path: Path) -> None:
     grid = load_grid(write_grid(tmp_path, uniform_grid(((0, 79), range(20), (65536,), (20, 1024)))))
-    text = describe(analyse(grid, 20, 65536), grid)
+    text = describe(analysed(grid, 20, 65536), grid)
     assert max(map(len, text.splitlines())) <= 100
     assert "p19" in text
 
@@ -376,4 +382,5 @@ def test_the_command_line_prints_the_tables_and_writes_the_same_summary_again(ha
         runs.append((hand_worked / "analysis_summary.json").read_bytes())
     assert runs[0] == runs[1]
     config = strict(hand_worked / "analysis_summary.json")["config"]
-    assert config == {"results": "results", "k": 20, "latent_dim": 1024, "allow_partial": False}
+    default = {"output": None, "k": 20, "latent_dim": 1024, "allow_partial": False}
+    assert config == {"results": ["results"]} | default

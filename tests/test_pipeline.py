@@ -10,6 +10,7 @@ import torch
 from codi_checkpoints import INPUT_DIM, N_LAYERS, QUESTIONS, write_codi
 
 from topk_sae import TopKSAE
+from visualize_all_layers import ALL_K_FIGURES, SINGLE_FIGURES
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +37,8 @@ def test_four_commands_lead_from_questions_to_figures(tmp_path: Path) -> None:
 
     n_saes = N_LAYERS * 3 * 2 * 2
     assert len(list(results.glob("*.pt"))) == n_saes
-    assert len(list(results.glob("layer_position_*.png"))) == 6
+    assert {path.name for path in results.glob("*.png")} >= {*SINGLE_FIGURES, *ALL_K_FIGURES}
+    assert "## 5. Limitations" in (results / "report.md").read_text()
     summary = json.loads((results / "analysis_summary.json").read_text())
     assert summary["total_saes"] == n_saes
     assert (summary["layers"], summary["positions"]) == ([0, 1, 2], [0, 1, 2])

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 
+import heatmaps
 import visualize_all_layers
+from comparisons import make_study
 from grid import PUBLISHED_METRICS, choose_slice, load_grid, metrics_path
-from visualize_all_layers import (
+from heatmaps import (
     EXPLAINED_VARIANCE,
     FEATURE_DEATH,
     PAGE_WIDTH,
@@ -28,9 +30,8 @@ from visualize_all_layers import (
     Layout,
     cell_text,
     color_scale,
-    figures,
-    main,
 )
+from visualize_all_layers import figures, main
 
 Call = Callable[..., tuple[int, str, str]]
 NAMES = [
@@ -59,8 +60,10 @@ def write_grid(results: Path, axes: Iterable[Iterable[int]], **metadata: Any) ->
 
 
 def drawn(results: Path, allow_partial: bool = False) -> dict[str, Figure]:
+    """The six heatmaps of published metrics."""
     grid = load_grid(results, allow_partial)
-    return figures(grid, choose_slice(grid, 20, 1024))
+    every, _ = figures(make_study(grid, choose_slice(grid, 20, 1024)))
+    return {name: figure for name, figure in every.items() if name in NAMES}
 
 
 def texts(figure: Figure) -> str:
@@ -71,13 +74,15 @@ def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in [*figure.texts, *legend, *on_axes, *labels])
 
 
-def test_the_command_line_writes_the_six_figures_at_300_dots_an_inch_and_nothing_else(tmp_path: Path) -> None:
+def test_of_the_originals_files_the_six_figures_and_the_variance_are_drawn_and_nothing_else(tmp_path: Path) -> None:
     results = write_grid(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
     before = set(results.iterdir())
     command = [sys.executable, visualize_all_layers.__file__, "--results", "results"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(path.name for path in set(results.iterdir()) - before) == NAMES
+    assert sorted(path.name for path in set(results.iterdir()) - before) == [*NAMES, "variance_shares.png"]
+    assert "left out: layer_position_fvu.png: the files hold no fvu" in done.stdout
+    assert "left out: layer_position_mean_floor.png: there are no baselines" in done.stdout
     for name in NAMES:
         content = (results / name).read_bytes()
         assert content.startswith(b"\x89PNG")
@@ -231,7 +236,7 @@ def test_in_any_grid_there_is_a_place_for_every_panel_and_cells_hold_their_text(
     layout = Layout.fit(n_panels, n_layers, n_positions, longest_text)
     assert layout.columns * layout.rows >= n_panels
     assert layout.columns * (layout.rows - 1) < n_panels
-    assert layout.font >= visualize_all_layers.FONT_MIN
+    assert layout.font >= heatmaps.FONT_MIN
     assert longest_text * 0.55 * layout.font / 72 <= layout.cell_width
     assert layout.font / 72 < layout.cell_height
 

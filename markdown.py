@@ -1,0 +1,58 @@
+"""Numbers and tables as Markdown; a value that is not there is a dash."""
+
+import math
+from collections.abc import Sequence
+
+# By name: in a fixed-width font they pass for the letters x and y.
+TIMES, GAMMA = "\N{MULTIPLICATION SIGN}", "\N{GREEK SMALL LETTER GAMMA}"
+
+
+def known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    return format(value, form) if value is not None and math.isfinite(value) else "-"
+
+
+def percent(value: float | None) -> str:
+    return number(value, ".1%")
+
+
+def with_sd(mean: float | None, sd: float | None = None, form: str = ".4f") -> str:
+    """`0.1234 ± 0.0012`, or the mean alone where there is no standard deviation."""
+    return number(mean, form) + (f" ± {number(sd, form)}" if known(sd) else "")
+
+
+def small(p: float | None) -> str:
+    return "< 0.0001" if p is not None and p < 0.0001 else number(p)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """The first `words` columns are left-aligned, the others right; the source is aligned too."""
+    widths = [max(3, *map(len, column)) for column in zip(headers, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cell.rjust(width) if place >= words else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join(aligned) + " |"
+
+    rule = ["-" * (width - 1) + ":" if place >= words else "-" * width for place, width in enumerate(widths)]
+    return "\n".join([line(headers), line(rule), *map(line, rows)])
+
+
+def count(number: int, thing: str) -> str:
+    """`1 seed`, `1,152 SAEs`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def of(part: float, whole: int) -> str:
+    """`27 of 324 (8.3%)`."""
+    return f"{int(part):,} of {whole:,}" + (f" ({part / whole:.1%})" if whole else "")
+
+
+def section(heading: str, finding: str, *blocks: str) -> str:
+    """A heading, what the section finds, then its tables and notes; empty blocks are left out."""
+    return "\n\n".join([heading, finding, *(block for block in blocks if block)])
