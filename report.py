@@ -204,8 +204,8 @@ def limitations(study: Study, origin: Origin) -> str:
     ]
     if origin.thought_projection is False or study.grid.position_0 == "last question token":
         points.append(
-            "**Untrained thoughts**, as far as is recorded: the last hidden state is fed back as it is. Unless the model "
-            "was trained for that (as Coconut trains), what later positions hold says nothing about reasoning."
+            "**Untrained thoughts**, as far as is recorded: the last hidden state is fed back as it is. Unless the "
+            "model was trained for that (as Coconut trains), what later positions hold says nothing about reasoning."
         )
     if study.n_seeds < 2:
         points.append("**One seed**: no error bars; no difference here is known to be larger than chance.")
