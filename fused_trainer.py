@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 import fused_kernels as kernels
@@ -419,5 +420,8 @@ def train_sae(
 
 
 def try_out() -> None:
-    """Train a tiny SAE, so that all is compiled. Raises what Numba raises where it cannot."""
-    train_sae(TopKSAE(20, 8, 2), torch.ones(4, 20), [np.arange(4)] * 2, batch_size=3, lr=1e-3)
+    """Train a tiny SAE, so that all is compiled. Raises RuntimeError where Numba cannot compile it."""
+    try:
+        train_sae(TopKSAE(20, 8, 2), torch.ones(4, 20), [np.arange(4)] * 2, batch_size=3, lr=1e-3)
+    except NumbaError as problem:
+        raise RuntimeError(str(problem)) from problem

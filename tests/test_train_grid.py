@@ -1,6 +1,7 @@
 """Training one (layer, position): the same as a textbook loop, together as alone, resumable, never half-written."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,19 @@ def test_a_float16_cell_trains_in_float32(call: Call, activations: Path, tmp_pat
         np.save(path, np.load(path).astype(np.float16))
     assert run_small(call, activations, tmp_path / "results")[0] == 0
     assert TopKSAE.load(checkpoint_path(tmp_path / "results", 1, 2, 24, 4)).encoder.weight.dtype == torch.float32
+
+
+def test_without_numba_training_is_in_plain_pytorch_and_says_so(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fused_trainer", None)
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert code == 0
+    assert "training in plain PyTorch" in err.splitlines()[0]
+    metadata = json.loads(metrics_path(tmp_path / "results", 1, 2, 24).read_text())["metadata"]
+    assert metadata["backend"] == "torch"
+    code, _, err = run_small(call, activations, tmp_path / "other", "--backend", "fused")
+    assert (code, len(err.splitlines())) == (2, 1)
 
 
 def test_the_start_of_an_sae_depends_on_what_it_is() -> None:
