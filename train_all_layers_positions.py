@@ -210,11 +210,11 @@ def main() -> int:
         wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
         n_workers = min(wanted, len(tasks))
         threads = max(1, cores() // wanted) if device.type == "cpu" else None
-        backend = choose_backend(config.backend, device)
         if n_done:
             print(f"{n_done:,} SAEs are already done")
         if not tasks:
             return 0
+        backend = choose_backend(config.backend, device)
         print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
         started = time.perf_counter()
         with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=BAR, smoothing=0.05) as bar:
@@ -234,8 +234,7 @@ def main() -> int:
         settings = {"workers": n_workers, "threads": threads, "device": str(device), "backend": backend}
         write_json(config.results / "last_run.json", report._asdict() | costs | settings)
     print(
-        f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; "
-        f"{overhead:.1%} of the workers' time was not training"
+        f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; the workers had no task {overhead:.1%} of the time"
     )
     for failure in report.failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -345,7 +345,6 @@ def same_settings_results(path: Path, latent_dim: int, settings: dict[str, Any])
 def main() -> int:
     config = parse_config(CellConfig, __doc__ or "")
     device = choose_device(config.device)
-    backend = choose_backend(config.backend, device)
     cache = ActivationCache(config.activations)
     if (config.layer, config.position) not in cache.cells:
         raise InputError(
@@ -358,6 +357,7 @@ def main() -> int:
         if n_done:
             print(f"{n_done} SAEs are already done")
         n_saes = sum(len(task.k_values) for task in tasks)
+        backend = choose_backend(config.backend, device) if tasks else ""
         with tqdm(total=n_saes * config.epochs, unit="epoch", disable=not tasks) as bar:
             for task in tasks:
                 bar.set_description(f"latent_dim {task.latent_dim}")
