@@ -5,7 +5,7 @@ at load), any causal LM of transformers, and the folder that `LatentReasoner.sav
 left-padded batches in which a question's hidden states do not depend on its neighbours.
 
 CODI is arXiv 2502.21074 (a projection between the last hidden state and the next input), Coconut arXiv 2412.06769
-(the last hidden state itself). Deliberately missing: decoding an answer, training.
+(the last hidden state itself). Deliberately missing: training, sampling.
 """
 
 import hashlib
@@ -229,7 +229,7 @@ class LatentReasoner:
         accepted = inspect.signature(self.backbone.forward).parameters
         if "past_key_values" not in accepted:
             raise InputError(f"{type(self.backbone).__name__} keeps no keys and values: thoughts cannot be fed to it")
-        self._takes_position_ids = "position_ids" in accepted
+        self.takes_position_ids = "position_ids" in accepted
         probe = self.tokenizer("a")["input_ids"]
         self._appends_eos = len(probe) > 1 and probe[-1] == self.tokenizer.eos_token_id
 
@@ -361,31 +361,95 @@ class LatentReasoner:
         Layer l is the stream after block l (`hidden_states[l + 1]` of transformers), the last layer after the final
         norm. float32, on the CPU.
         """
-        device = self.model.device
+        rollout = Rollout(self, token_ids)
+        wanted = []
+        for position in range(max(positions) + 1):
+            output = rollout.think() if position else rollout.read()
+            if position in positions:
+                wanted.append(torch.stack([output.hidden_states[layer + 1][:, -1] for layer in layers], dim=1))
+        return torch.stack(wanted, dim=1).float().cpu()
+
+    @torch.inference_mode()
+    def answers(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        thoughts: Tensor | None = None,
+        n_thoughts: int = CODI_THOUGHTS,
+        max_new_tokens: int = 32,
+    ) -> list[str]:
+        """What the model says, greedily, after its thoughts and the eot token, for a batch of tokenized questions.
+
+        `thoughts` (batch, n_thoughts, input_dim) are fed to it in place of its own: see `feed_back`.
+        """
+        rollout = Rollout(self, token_ids)
+        output = rollout.read()
+        for position in range(n_thoughts if thoughts is None else thoughts.shape[1]):
+            output = rollout.think(None if thoughts is None else thoughts[:, position : position + 1])
+        if self.eot_token_id is not None:
+            output = rollout.say(torch.full((len(token_ids), 1), self.eot_token_id))
+        head, end = self.model.get_output_embeddings(), self.tokenizer.eos_token_id
+        said: list[Tensor] = []
+        ended = torch.zeros(len(token_ids), dtype=torch.bool)
+        while len(said) < max_new_tokens and not ended.all():
+            if said:
+                output = rollout.say(said[-1])
+            said.append(head(output.last_hidden_state[:, -1:]).argmax(-1).cpu())
+            ended |= said[-1][:, 0] == end
+        rows = torch.cat(said, dim=1).tolist() if said else [[] for _ in token_ids]
+        return [
+            self.tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True)
+            for row in rows
+        ]
+
+    def feed_back(self, states: Tensor) -> Tensor:
+        """The inputs that last hidden states (…, input_dim) become: the thoughts."""
+        return states if self.projection is None else self.projection(states)
+
+    def forward(self, cache: DynamicCache, mask: Tensor, position_ids: Tensor, **inputs: Any) -> Any:
+        """The backbone's output for more tokens of every row. mask (batch, all tokens), position_ids (batch, new)."""
+        if self.takes_position_ids:
+            inputs["position_ids"] = position_ids
+        return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+
+
+class Rollout:
+    """A left-padded batch of questions as it is read, thought about and answered, one token a row at a time.
+
+    Mask and position ids go with every token, so that no row sees padding or its neighbours. Every method returns
+    the backbone's output for its token, with hidden_states.
+    """
+
+    def __init__(self, reasoner: LatentReasoner, token_ids: Sequence[Sequence[int]]) -> None:
+        self._reasoner, self._device = reasoner, reasoner.model.device
         lengths = torch.tensor([len(tokens) for tokens in token_ids])
         width = int(lengths.max())
         padded = torch.zeros(len(token_ids), width, dtype=torch.long)
         for row, tokens in enumerate(token_ids):
             padded[row, width - len(tokens) :] = torch.tensor(tokens)
-        mask = (torch.arange(width) >= width - lengths[:, None]).long().to(device)
-        padded, lengths = padded.to(device), lengths.to(device)
-        cache = DynamicCache(config=self.model.config)
+        mask = (torch.arange(width) >= width - lengths[:, None]).long().to(self._device)
+        self._cache = DynamicCache(config=reasoner.model.config)
+        self._last_tokens = padded[:, -1:]
         if width > 1:
             # All but the last token only fill the cache, so that no long sequence's hidden states are kept.
-            self._forward(cache, mask[:, :-1], (mask.cumsum(1) - 1).clamp(min=0)[:, :-1], input_ids=padded[:, :-1])
-        step: dict[str, Tensor] = {"input_ids": padded[:, -1:]}
-        wanted = []
-        for position in range(max(positions) + 1):
-            here = (lengths - 1 + position)[:, None]
-            output = self._forward(cache, mask, here, output_hidden_states=True, **step)
-            if position in positions:
-                wanted.append(torch.stack([output.hidden_states[layer + 1][:, -1] for layer in layers], dim=1))
-            thought = output.last_hidden_state
-            step = {"inputs_embeds": thought if self.projection is None else self.projection(thought)}
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        return torch.stack(wanted, dim=1).float().cpu()
+            rest, where = mask[:, :-1], (mask.cumsum(1) - 1).clamp(min=0)[:, :-1]
+            reasoner.forward(self._cache, rest, where, input_ids=padded[:, :-1].to(self._device))
+        self._mask, self._next_place = mask[:, :-1], (lengths - 1)[:, None].to(self._device)
 
-    def _forward(self, cache: DynamicCache, mask: Tensor, position_ids: Tensor, **inputs: Any) -> Any:
-        if self._takes_position_ids:
-            inputs["position_ids"] = position_ids
-        return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+    def read(self) -> Any:
+        """The last token of the question: position 0."""
+        return self.say(self._last_tokens)
+
+    def think(self, thoughts: Tensor | None = None) -> Any:
+        """The next position: its inputs are `thoughts` (batch, 1, input_dim), or the last hidden states fed back."""
+        return self._step(inputs_embeds=self._reasoner.feed_back(self._state) if thoughts is None else thoughts)
+
+    def say(self, tokens: Tensor) -> Any:
+        """An ordinary token for every row: (batch, 1)."""
+        return self._step(input_ids=tokens.to(self._device))
+
+    def _step(self, **inputs: Any) -> Any:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        output = self._reasoner.forward(self._cache, self._mask, self._next_place, output_hidden_states=True, **inputs)
+        self._next_place = self._next_place + 1
+        self._state = output.last_hidden_state
+        return output
