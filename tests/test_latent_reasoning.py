@@ -99,6 +99,40 @@ def test_a_question_has_the_same_states_alone_and_in_any_batch(codi_files: dict[
     assert relative_difference(batch_states(reasoner, QUESTIONS[::-1]).flip(0), alone) < TOLERANCE
 
 
+@torch.no_grad()
+def plain_answer(reasoner: LatentReasoner, tokens: list[int], thoughts: Tensor | None, n_tokens: int) -> list[int]:
+    """One question, no cache, no mask: the whole sequence again for every thought and every token of the answer."""
+    embed = reasoner.model.get_input_embeddings()
+    inputs = embed(torch.tensor([tokens]))
+    for index in range(6):
+        last = reasoner.backbone(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1:]
+        thought = reasoner.feed_back(last) if thoughts is None else thoughts[None, index : index + 1]
+        inputs = torch.cat([inputs, thought], dim=1)
+    said = [EOT]
+    while len(said) <= n_tokens and said[-1] != EOS:
+        inputs = torch.cat([inputs, embed(torch.tensor([said[-1:]]))], dim=1)
+        said.append(int(reasoner.model(inputs_embeds=inputs, use_cache=False).logits[0, -1].argmax()))
+    return [token for token in said[1:] if token != EOS]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_of_a_batch_are_those_of_a_plain_greedy_rollout_of_each(
+    codi_files: dict[str, CodiFiles], family: str
+) -> None:
+    reasoner = load(codi_files[family])
+    token_ids = [reasoner.tokenize(question) for question in QUESTIONS]
+    others = torch.randn(len(QUESTIONS), 6, INPUT_DIM, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, thoughts in (("own", None), ("others", others)):
+        found[name] = reasoner.answers(token_ids, thoughts, max_new_tokens=9)
+        for row, tokens in enumerate(token_ids):
+            plainly = plain_answer(reasoner, tokens, None if thoughts is None else thoughts[row], 9)
+            assert found[name][row] == reasoner.tokenizer.decode(plainly, skip_special_tokens=True)
+    assert found["own"] != found["others"]
+    states = reasoner.hidden_states(token_ids, [N_LAYERS - 1], range(6))[:, :, 0]
+    assert reasoner.answers(token_ids, reasoner.feed_back(states), max_new_tokens=9) == found["own"]
+
+
 def test_another_lora_alpha_gives_other_states(llama: CodiFiles) -> None:
     assert relative_difference(batch_states(load(llama, lora_alpha=16)), reference_states(llama)) > 0.01
 

@@ -1,0 +1,73 @@
+"""Say in three sentences what the demo found, and where its figures are.
+
+    python demo/tell_findings.py [--results demo/run/results]
+
+Reads `measurements.json` of the demo model and `analysis_summary.json` of the grid; computes nothing of its own.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))  # the project's modules
+
+from command_line import InputError, option, parse_config, run
+from files import read_json
+from markdown import count
+
+
+@dataclass(frozen=True)
+class FindingsConfig:
+    model: Path = option(Path("demo/model"), help="folder of the demo model")
+    results: Path = option(Path("demo/run/results"), help="folder that the grid, its analysis and figures are in")
+
+
+def thoughts_matter(measured: dict[str, Any]) -> str:
+    steps, row = list(measured["accuracy"]["by_steps"].items())[-1]
+    return (
+        f"The model thinks in its thoughts: of the problems of {steps} steps it solves {row['own']:.0%}, with mean "
+        f"thoughts {row['mean']:.0%}, with another problem's {row['swapped']:.0%}."
+    )
+
+
+def where_it_is_easy(summary: dict[str, Any]) -> str:
+    by_layer = {row["layer"]: row["best"] for row in summary["by_error"]["layers"] if row["best"]}
+    if not by_layer:
+        return "No SAE is better than predicting the mean."
+    easiest, hardest = (choose(by_layer.values(), key=lambda row: row["fvu"]) for choose in (min, max))
+    return (
+        f"The lowest fvu is {easiest['fvu']:.3f}, at layer {easiest['layer']}, position {easiest['position']}, "
+        f"latent_dim {easiest['latent_dim']}, k {easiest['k']}; the layer hardest to take apart is "
+        f"{hardest['layer']}, where the best is {hardest['fvu']:.3f}."
+    )
+
+
+def what_is_wasted(summary: dict[str, Any]) -> str:
+    judged, total = summary["by_error"], summary["total_saes"]
+    agreement = judged["rank_correlation"]["high_ev_low_fvu"]
+    return (
+        f"{judged['collapsed']:,} of {count(total, 'SAE')} have collapsed onto fewer than 2k features, "
+        f"{judged['no_better_than_the_mean']:,} are no better than predicting the mean; the published "
+        f"explained_variance agrees with fvu on which are good with a rank correlation of {agreement:.2f}."
+    )
+
+
+def main() -> int:
+    config = parse_config(FindingsConfig, __doc__ or "")
+    sources = config.model / "measurements.json", config.results / "analysis_summary.json"
+    for path in sources:
+        if not path.exists():
+            raise InputError(f"no file {path}: has the demo been run?")
+    measured, summary = map(read_json, sources)
+    findings = thoughts_matter(measured), where_it_is_easy(summary), what_is_wasted(summary)
+    for number, finding in enumerate(findings, start=1):
+        print(f"{number}. {finding}")
+    print(f"The report is {config.results / 'report.md'}; the figures are beside it:")
+    for figure in sorted(config.results.glob("*.png")):
+        print(f"   {figure}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
