@@ -1,6 +1,6 @@
 """Train the demo model: a small LLaMA that solves `problems.py` in six continuous thoughts, trained as CODI trains.
 
-    python demo/train_demo_model.py [--steps 4000] [--output demo/model]
+    python demo/train_demo_model.py [--steps 3200] [--output demo/model]
 
 One model learns two tasks at once (arXiv 2502.21074, section 3): as teacher it writes the worked steps and the answer;
 as student it feeds its last hidden state back six times, through a projection, and answers at once. The loss is the
@@ -55,7 +55,7 @@ SAVE_EVERY = 250
 
 @dataclass(frozen=True)
 class DemoConfig:
-    steps: int = option(4000, help="optimizer steps")
+    steps: int = option(3200, help="optimizer steps")
     batch_size: int = option(128, help="problems per step")
     lr: float = option(1e-3, help="learning rate of AdamW; falls to zero over the last quarter of the steps")
     layers: int = option(2, help="layers of the model: too few to answer without thoughts")
