@@ -134,6 +134,7 @@ def by_error(study: Study) -> Json:
             "error": study.error,
             "collapsed": int(saes["collapsed"].sum()),
             "no_better_than_the_mean": int((saes[ERROR] >= 1).sum()) if study.has_fvu else None,
+            "better_than_pca": int((saes[FVU] < saes["pca_fvu"]).sum()) if has(saes, FVU, "pca_fvu") else None,
             "overall": statistics(saes[ERROR]),
             "best": best_row(eligible, ERROR, highest=False),
             "layers": [

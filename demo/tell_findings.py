@@ -43,13 +43,13 @@ def where_it_is_easy(summary: dict[str, Any]) -> str:
     )
 
 
-def what_is_wasted(summary: dict[str, Any]) -> str:
+def what_sparsity_buys(summary: dict[str, Any]) -> str:
     judged, total = summary["by_error"], summary["total_saes"]
     agreement = judged["rank_correlation"]["high_ev_low_fvu"]
     return (
-        f"{judged['collapsed']:,} of {count(total, 'SAE')} have collapsed onto fewer than 2k features, "
-        f"{judged['no_better_than_the_mean']:,} are no better than predicting the mean; the published "
-        f"explained_variance agrees with fvu on which are good with a rank correlation of {agreement:.2f}."
+        f"{judged['better_than_pca']:,} of {count(total, 'SAE')} have a lower fvu than PCA of the same rank k, and "
+        f"{judged['collapsed']:,} have collapsed onto fewer than 2k features; explained_variance agrees with fvu on "
+        f"which are good with a rank correlation of {agreement:.2f}."
     )
 
 
@@ -60,7 +60,7 @@ def main() -> int:
         if not path.exists():
             raise InputError(f"no file {path}: has the demo been run?")
     measured, summary = map(read_json, sources)
-    findings = thoughts_matter(measured), where_it_is_easy(summary), what_is_wasted(summary)
+    findings = thoughts_matter(measured), where_it_is_easy(summary), what_sparsity_buys(summary)
     for number, finding in enumerate(findings, start=1):
         print(f"{number}. {finding}")
     print(f"The report is {config.results / 'report.md'}; the figures are beside it:")

@@ -25,6 +25,7 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -317,6 +318,7 @@ class Training:
 
 def main() -> int:
     config = parse_config(DemoConfig, __doc__ or "")
+    transformers.logging.disable_progress_bar()
     with only_writer(config.training), only_writer(config.output):
         training = Training(config)
         training.resume()
