@@ -218,9 +218,9 @@ def seconds_per_epoch(job: Job, x: Tensor, config: TrainConfig, backend: str) ->
     product = torch.empty(config.batch_size, case.latent_dim)
     started = time.perf_counter()
     if method == "ours":
-        train_saes([sae], x, orders, config, backend, on_epochs=lambda n: None)
+        train_saes([sae], [0], x[None], lambda cell: orders(), config, backend, on_epochs=lambda n: None)
     elif method == "stack":
-        train_stack([sae], x, orders(), config.batch_size, config.lr)
+        train_stack([sae], [0], x[None], (order[None] for order in orders()), config.batch_size, config.lr)
     elif step is not None:
         for order in orders():
             for rows in torch.from_numpy(order).split(config.batch_size):
@@ -236,7 +236,8 @@ def seconds_per_epoch(job: Job, x: Tensor, config: TrainConfig, backend: str) ->
 def measure_job(job: Job, x: Tensor, config: TrainConfig, backend: str, threads: int) -> Measured:
     """To be called in a process of its own: its peak memory is taken from the process's."""
     torch.set_num_threads(threads)
-    seconds_per_epoch(Job(job.method, TINY), torch.rand(4, TINY.input_dim), config, backend)  # starts the threads
+    # Starts the threads, and takes enough steps for all compiled code to be loaded, that of freezing too.
+    seconds_per_epoch(Job(job.method, TINY), torch.rand(4, TINY.input_dim), replace(config, epochs=60), backend)
     forget_peak()
     before = peak_mib()
     seconds, sae = seconds_per_epoch(job, x, config, backend)
