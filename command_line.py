@@ -7,6 +7,7 @@ error of the operating system such as a full disk) ends with one line on stderr 
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 import types
@@ -143,6 +144,12 @@ def check_at_least(config: Any, minimum: float, *names: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not number >= minimum:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {minimum}, not {number}")
+
+
+def require_package(name: str, flag: str) -> None:
+    """Raises InputError if an optional package that `flag` needs is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"{flag} needs {name}: pip install -r requirements-cluster.txt")
 
 
 def package_versions(*names: str) -> dict[str, str]:
