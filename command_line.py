@@ -146,6 +146,13 @@ def check_at_least(config: Any, minimum: float, *names: str) -> None:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {minimum}, not {number}")
 
 
+def check_positive(config: Any, *names: str) -> None:
+    """Raises InputError if one of the config's fields `names` is not positive and finite."""
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
+
+
 def require_package(name: str, flag: str) -> None:
     """Raises InputError if an optional package that `flag` needs is not installed."""
     if importlib.util.find_spec(name) is None:

@@ -4,13 +4,14 @@
         --base-model meta-llama/Llama-3.2-1B-Instruct --dataset openai/gsm8k --split train --activations activations/
 
 Questions run in batches of similar length, longest first. What a batch yields goes to the disk at once, so the
-memory does not grow with the number of questions; the same command goes on where a killed one was. Deliberately
+memory does not grow with the number of questions; the same command goes on where a killed one was. `--engine ray`
+runs the same batches in replicas of the model, one for each GPU or node, and writes the same files. Deliberately
 missing: generating answers.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,19 +22,27 @@ import torch
 from tqdm import tqdm
 
 from activation_cache import CacheWriter, cell_path
-from command_line import InputError, Selection, check_at_least, option, package_versions, parse_config, run
+from command_line import (
+    InputError,
+    Selection,
+    check_at_least,
+    check_positive,
+    option,
+    package_versions,
+    parse_config,
+    require_package,
+    run,
+)
 from devices import choose_device
 from estimates import activation_bytes, check_disk, free_bytes, in_bytes, in_time, peak_bytes, there_already
 from files import only_writer
-from latent_reasoning import CODI_THOUGHTS, ModelFacts, ModelSource, quiet_libraries
+from latent_reasoning import CODI_THOUGHTS, Batch, ModelFacts, ModelSource, quiet_libraries
 from questions import GSM8K, read_questions
 
 # Saving progress may take this share of the time.
 SAVING_SHARE = 0.05
 # A dry run times this many batches, from evenly spaced lengths, and the longest one.
 CALIBRATION_BATCHES = 4
-
-Batch = list[list[int]]  # token ids of each question
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,14 @@ class ExtractConfig:
     )
     device_map: str | None = option(None, choices=("auto",), help="auto: spread the model over all GPUs")
     threads: int | None = option(None, help="cores for a model on the CPU; by default all. Rounding depends on it")
+    engine: str = option("local", choices=("local", "ray"), help="local: one model in this process; ray: replicas")
+    ray_address: str = option("local", help="local: Ray on this machine only; auto, or host:port: a cluster's")
+    gpus_per_replica: float = option(1.0, help="GPUs of each replica on Ray; below 1 replicas share one")
     dry_run: bool = option(False, help="say what would be written and how long it would take, and stop")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size", "limit", "threads")
+        check_positive(self, "gpus_per_replica")
         if self.device_map and self.device != "auto":
             raise InputError("--device-map chooses the devices itself: leave --device out")
 
@@ -81,7 +94,8 @@ class ExtractConfig:
 class Model(Protocol):
     """What runs the batches: the model in this process, or replicas of it on Ray."""
 
-    replicas: int
+    @property
+    def replicas(self) -> int: ...
 
     def facts(self) -> ModelFacts: ...
 
@@ -118,6 +132,20 @@ class ThisProcess:
 
     def peak_bytes(self) -> int:
         return peak_bytes(self.reasoner.model.device)
+
+
+@contextmanager
+def open_model(config: ExtractConfig) -> Iterator[Model]:
+    """The model, in this process or on Ray. Raises InputError if it cannot be had."""
+    if config.engine == "local":
+        yield ThisProcess(config.source())
+        return
+    require_package("ray", "--engine ray")
+    from ray_engine import cluster
+    from ray_extraction import Replicas
+
+    with cluster(config.ray_address):
+        yield Replicas(config.source(), config.gpus_per_replica)
 
 
 def check_lengths(token_ids: list[list[int]], max_tokens: int | None, n_thoughts: int) -> None:
@@ -225,6 +253,7 @@ def extract(config: ExtractConfig, model: Model, facts: ModelFacts, job: Job, ex
             record={
                 "batch_size": config.batch_size,
                 "device": facts.device,
+                "threads": facts.threads,
                 "versions": package_versions("torch", "transformers", "numpy", "datasets"),
             },
         )
@@ -253,9 +282,10 @@ def main() -> int:
     config = parse_config(ExtractConfig, __doc__ or "")
     quiet_libraries()
     datasets.logging.set_verbosity_error()
-    choose_device(config.device)  # refused before anything is read
+    if config.engine == "local":
+        choose_device(config.device)  # refused before anything is read
     examples = read_questions(config.dataset, config.split, config.question_column, config.answer_column, config.limit)
-    with nullcontext(ThisProcess(config.source())) as model:
+    with open_model(config) as model:
         facts = model.facts()
         job = decide(config, model, facts, examples)
         if config.dry_run:

@@ -52,6 +52,8 @@ TOKENIZER_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 THOUGHTS_FILE = "thoughts.json"
 PROJECTION_FILE = "projection.safetensors"
 
+Batch = list[list[int]]  # token ids of each question
+
 
 def resolve_folder(name: str, patterns: Sequence[str]) -> Path:
     """`name` if it is a folder, else the files of the hub model `name` that match `patterns`, downloaded.
@@ -251,6 +253,7 @@ class ModelFacts(NamedTuple):
     has_projection: bool
     fingerprint: str
     device: str
+    threads: int | None  # on the CPU, for rounding depends on them
     n_bytes: int  # of all weights
 
 
@@ -419,6 +422,7 @@ class LatentReasoner:
             has_projection=self.projection is not None,
             fingerprint=self.fingerprint(),
             device=str(self.model.device),
+            threads=torch.get_num_threads() if self.model.device.type == "cpu" else None,
             n_bytes=sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters()),
         )
 
