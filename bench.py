@@ -218,9 +218,9 @@ def seconds_per_epoch(job: Job, x: Tensor, config: TrainConfig, backend: str) ->
     product = torch.empty(config.batch_size, case.latent_dim)
     started = time.perf_counter()
     if method == "ours":
-        train_saes([sae], x, orders, config, backend, on_epochs=lambda n: None)
+        train_saes([sae], [0], x[None], lambda cell: orders(), config, backend, on_epochs=lambda n: None)
     elif method == "stack":
-        train_stack([sae], x, orders(), config.batch_size, config.lr)
+        train_stack([sae], [0], x[None], (order[None] for order in orders()), config.batch_size, config.lr)
     elif step is not None:
         for order in orders():
             for rows in torch.from_numpy(order).split(config.batch_size):

@@ -159,6 +159,12 @@ def require_package(name: str, flag: str) -> None:
         raise InputError(f"{flag} needs {name}: pip install -r requirements-cluster.txt")
 
 
+def keep_once(config: Any, *names: str) -> None:
+    """Drop the repetitions in the config's fields `names`, in place though it is frozen: for its __post_init__."""
+    for name in names:
+        object.__setattr__(config, name, tuple(dict.fromkeys(getattr(config, name))))
+
+
 def package_versions(*names: str) -> dict[str, str]:
     """The installed version of each package, for the record that goes into what is written."""
     return {"python": ".".join(map(str, sys.version_info[:3]))} | {name: version(name) for name in names}

@@ -4,7 +4,8 @@
 
 Worker processes side by side, three on a GPU as in the experiment, live for the whole run and take from one queue
 the stacks of `train_grid.py`, cell by cell: with three workers the latent_dims of a (layer, position) train at once,
-and nobody idles before the queue is empty. What is done is skipped; what fails is reported at the end and stops
+and nobody idles before the queue is empty. On a GPU a stack spans several cells, so that its steps are long enough
+to keep the device busy. What is done is skipped; what fails is reported at the end and stops
 nothing else.
 """
 
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -27,14 +29,18 @@ import torch
 from tqdm import tqdm
 
 from activation_cache import ActivationCache
-from command_line import InputError, Selection, check_at_least, one_line, option, parse_config, run
+from command_line import InputError, Selection, check_at_least, keep_once, one_line, option, parse_config, run
 from devices import choose_device
 from files import only_writer, read_json, write_json
 from grid import AXES, LATENT_DIMS, plan_path
+from stack_trainer import bytes_of_a_cell
 from train_grid import Task, TrainConfig, choose_backend, plan_tasks, train_task
 
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
 WORKERS_ON_A_GPU = 3  # the experiment's
+MOST_CELLS = 8  # of a stack by default: more steps at once bring nothing, and a kill would cost more
+USED_OF_FREE = 0.8  # of a device's free memory, by stacks: the rest is for fragmentation
+OVERHEAD_BYTES = 1 << 30  # of a worker, beside its stack: CUDA's context, the products' and the metrics' scratch space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +51,24 @@ class GridConfig(TrainConfig):
     workers: int | None = option(
         None, help="processes that train side by side; by default 3 on a GPU, on the CPU at most one per core"
     )
+    cells_per_stack: int | None = option(
+        None,
+        help="(layer, position) whose SAEs of one latent_dim train as one stack; what is killed in the middle of one "
+        "begins it anew; by default what fits the memory of a CUDA device, at most 8, and 1 elsewhere",
+    )
     dry_run: bool = option(False, help="say what would be trained, and stop")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "latent_dims", "workers")
+        keep_once(self, "latent_dims")
+        check_at_least(self, 1, "latent_dims", "workers", "cells_per_stack")
         self.check_k(self.latent_dims)
 
 
 class Outcome(NamedTuple):
     """How a worker's task ended."""
 
+    n_trained: int
     failures: list[str]  # the SAEs that failed, and why
     seconds: float
     refusal: str | None = None  # what is wrong with the input, the disk or the machine, if that ended it
@@ -101,7 +114,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
             refusal = str(problem)
         seconds = time.perf_counter() - started
         logging.info("%s: %.1f s%s", task, seconds, "".join(f"; {failure}" for failure in failures))
-        connection.send(Outcome(failures, seconds, refusal))
+        connection.send(Outcome(max(0, task.n_saes - len(failures)), failures, seconds, refusal))
 
 
 def exit_with_parent() -> None:
@@ -140,15 +153,13 @@ class Worker:
         except (EOFError, ConnectionError):
             self.process.join()
             failures = task.failed(f"the worker died (exit code {self.process.exitcode})")
-            return Outcome(failures, time.perf_counter() - started)
+            return Outcome(0, failures, time.perf_counter() - started)
 
 
 def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int], object]) -> RunReport:
     """Have `workers` train `tasks`, and end them. Raises InputError if what one meets concerns them all."""
     queue = deque(tasks)
     outcomes: list[Outcome] = []
-    failures: list[str] = []
-    n_trained: list[int] = []
 
     def serve(worker: Worker) -> None:
         while queue:
@@ -159,9 +170,8 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
             outcome = worker.train(task, on_epochs)
             if outcome.refusal:
                 raise InputError(outcome.refusal)
-            outcomes.append(outcome)
-            n_trained.append(max(0, len(task.k_values) - len(outcome.failures)))
-            failures.extend(f"{failure}; see {worker.log}" for failure in outcome.failures)
+            failures = [f"{failure}; see {worker.log}" for failure in outcome.failures]
+            outcomes.append(outcome._replace(failures=failures))
 
     with ThreadPoolExecutor(len(workers)) as pool:
         try:
@@ -172,8 +182,8 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
             for worker in workers:
                 worker.process.kill()
     return RunReport(
-        n_trained=sum(n_trained),
-        failures=failures,
+        n_trained=sum(outcome.n_trained for outcome in outcomes),
+        failures=[failure for outcome in outcomes for failure in outcome.failures],
         busy_seconds=sum(outcome.seconds for outcome in outcomes),
     )
 
@@ -192,22 +202,35 @@ def record_plan(config: GridConfig, cache: ActivationCache, cells: list[tuple[in
     write_json(path, planned | {name: cache.metadata.get(name) for name in origin})
 
 
+def cells_that_fit(
+    config: GridConfig, cache: ActivationCache, device: torch.device, workers: int, latent_dim: int
+) -> int:
+    """How many cells the stacks of a latent_dim are to span."""
+    if config.cells_per_stack or device.type != "cuda":
+        return config.cells_per_stack or 1
+    free, _ = torch.cuda.mem_get_info(device)
+    of_a_worker = free / workers * USED_OF_FREE - OVERHEAD_BYTES
+    of_a_cell = bytes_of_a_cell(len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size)
+    return min(max(1, int(of_a_worker / of_a_cell)), MOST_CELLS)
+
+
 def main() -> int:
     config = parse_config(GridConfig, __doc__ or "")
     device = choose_device(config.device)
     cache = ActivationCache(config.activations)
     cells = cache.choose(config.layers, config.positions)
+    wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
+    cells_per_stack = partial(cells_that_fit, config, cache, device, wanted)
     if config.dry_run:
-        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims)
-        n_saes = sum(len(task.k_values) for task in tasks)
+        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, cells_per_stack)
+        n_saes = sum(task.n_saes for task in tasks)
         print(f"{n_saes:,} SAEs to train in {len(tasks):,} stacks on {device}; {n_done:,} are done")
         return 0
     with only_writer(config.results):
-        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims)
-        n_saes = sum(len(task.k_values) for task in tasks)
+        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, cells_per_stack)
+        n_saes = sum(task.n_saes for task in tasks)
         record_plan(config, cache, cells)
         (config.results / "logs").mkdir(exist_ok=True)
-        wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
         n_workers = min(wanted, len(tasks))
         threads = max(1, cores() // wanted) if device.type == "cpu" else None
         if n_done:

@@ -2,17 +2,19 @@
 
     python train_grid.py --layer 14 --position 3 [--latent-dim 512 ...] [--k-values 5 10 20 100]
 
-All k of a latent_dim train together, as one stack of weights that sees the same batches. An SAE's start is seeded
-by what it is, so it comes out the same whatever it is trained beside. Deliberately missing, as in the experiment:
-learning-rate schedule, input normalisation, treatment of dead features.
+All k of a latent_dim train together, as one stack of weights, which may span several (layer, position) when
+`train_all_layers_positions.py` calls. An SAE's start and its batches are seeded by what it is, so it comes out the
+same whatever it is trained beside. Deliberately missing, as in the experiment: learning-rate schedule, input
+normalisation, treatment of dead features.
 """
 
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +23,14 @@ from tqdm import tqdm
 
 from activation_cache import ActivationCache
 from baselines import measure_baselines
-from command_line import InputError, check_at_least, one_line, option, package_versions, parse_config, run
+from command_line import InputError, check_at_least, keep_once, one_line, option, package_versions, parse_config, run
 from devices import choose_device
 from files import only_writer, read_json, write_json
 from grid import K_VALUES, LATENT_DIMS, baselines_path, checkpoint_path, metrics_path
 from stack_trainer import Trained, train_stack
-from topk_sae import TopKSAE, evaluate
+from topk_sae import CHUNK_ROWS, TopKSAE, evaluate
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,7 @@ class TrainConfig:
     overwrite: bool = option(False, help="train again what was trained with other settings")
 
     def __post_init__(self) -> None:
+        keep_once(self, "k_values")
         check_at_least(self, 1, "k_values", "epochs", "batch_size")
         check_at_least(self, 0, "seed")
         if not 0 < self.lr < float("inf"):
@@ -78,13 +83,14 @@ class CellConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        keep_once(self, "latent_dim")
         check_at_least(self, 0, "layer", "position")
         check_at_least(self, 1, "latent_dim")
         self.check_k(self.latent_dim)
 
 
-class Task(NamedTuple):
-    """The SAEs of one (layer, position, latent_dim) that are still to be trained, as one stack."""
+class Part(NamedTuple):
+    """What is still to be done of one (layer, position, latent_dim)."""
 
     layer: int
     position: int
@@ -99,9 +105,26 @@ class Task(NamedTuple):
         return f"{cell} latent_dim {self.latent_dim} k {ks}" if ks else f"{cell} baselines"
 
     def failed(self, why: str) -> list[str]:
-        """A line for each SAE of the task; one line if it is only to measure baselines."""
-        parts = [self._replace(k_values=(k,)) for k in self.k_values] or [self]
-        return [f"{part}: {why}" for part in parts]
+        """A line for each SAE of the part; one line if it is only to measure baselines."""
+        lines = [self._replace(k_values=(k,)) for k in self.k_values] or [self]
+        return [f"{line}: {why}" for line in lines]
+
+
+class Task(NamedTuple):
+    """The SAEs of one latent_dim, of one or several (layer, position), that are to be trained as one stack."""
+
+    latent_dim: int
+    parts: tuple[Part, ...]
+
+    @property
+    def n_saes(self) -> int:
+        return sum(len(part.k_values) for part in self.parts)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.parts))
+
+    def failed(self, why: str) -> list[str]:
+        return [line for part in self.parts for line in part.failed(why)]
 
 
 class Existing(NamedTuple):
@@ -157,18 +180,24 @@ def checkpoint_problem(path: Path) -> str | None:
 
 
 def plan_tasks(
-    config: TrainConfig, cache: ActivationCache, cells: Sequence[tuple[int, int]], latent_dims: Sequence[int]
+    config: TrainConfig,
+    cache: ActivationCache,
+    cells: Sequence[tuple[int, int]],
+    latent_dims: Sequence[int],
+    cells_per_stack: Callable[[int], int] = lambda latent_dim: 1,
 ) -> tuple[list[Task], int]:
     """What is left to train in `cells` (layer, position), and how many SAEs are done.
 
-    Says on stdout what is damaged and will be trained again. Raises InputError if a cell's activations are not
-    finite, or if an SAE was trained with other settings and `config.overwrite` is off.
+    `cells_per_stack` says for each latent_dim how many cells make a task. Says on stdout what is damaged and will be
+    trained again. Raises InputError if a cell's activations are not finite, or if an SAE was trained with other
+    settings and `config.overwrite` is off.
     """
-    tasks, n_done, differences = [], 0, []
+    parts: dict[int, list[Part]] = {latent_dim: [] for latent_dim in sorted(latent_dims, reverse=True)}
+    n_done, differences = 0, []
     for layer, position in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
         fingerprint = cache.fingerprint(layer, position)
         baselines = () if has_baselines(config, layer, position, fingerprint, latent_dims) else tuple(latent_dims)
-        for latent_dim in sorted(latent_dims, reverse=True):  # the longest first, for an even end
+        for latent_dim in parts:
             existing = find_existing(
                 config.results, layer, position, latent_dim, config.k_values, config.settings(fingerprint)
             )
@@ -176,17 +205,25 @@ def plan_tasks(
                 tqdm.write(f"{problem}: its SAEs are trained again")
             if existing.difference:
                 differences.append(existing.difference)
-            left = tuple(k for k in dict.fromkeys(config.k_values) if k not in existing.done)
+            left = tuple(k for k in config.k_values if k not in existing.done)
             n_done += len(existing.done)
             if left or baselines:
-                tasks.append(Task(layer, position, latent_dim, left, fingerprint, baselines))
+                parts[latent_dim].append(Part(layer, position, latent_dim, left, fingerprint, baselines))
                 baselines = ()  # once for the cell
     if differences and not config.overwrite:
         raise InputError(
             f"{config.results} holds SAEs trained with other settings ({differences[0]}; {len(differences)} files "
             "in all): choose another --results, or --overwrite them"
         )
-    return tasks, n_done
+    stacks = (batched(parts[latent_dim], cells_per_stack(latent_dim)) for latent_dim in parts)
+    # Cell by cell, and of a cell the longest first, for an even end.
+    in_turn = (stack for turn in zip_longest(*stacks) for stack in turn if stack)
+    return [Task(stack[0].latent_dim, stack) for stack in in_turn], n_done
+
+
+def batched(items: Sequence[Item], n: int) -> Iterator[tuple[Item, ...]]:
+    """Neighbouring items, n at a time; the last may be fewer."""
+    return (tuple(items[start : start + n]) for start in range(0, len(items), n))
 
 
 def has_baselines(config: TrainConfig, layer: int, position: int, fingerprint: str, latent_dims: Sequence[int]) -> bool:
@@ -240,28 +277,51 @@ def choose_backend(backend: str, device: torch.device) -> str:
 
 def train_saes(
     saes: Sequence[TopKSAE],
+    cells: Sequence[int],
     x: Tensor,
-    orders: Callable[[], Iterator[np.ndarray]],
+    orders: Callable[[int], Iterator[np.ndarray]],
     config: TrainConfig,
     backend: str,
     on_epochs: Callable[[int], object],
 ) -> list[Trained]:
-    """Train SAEs of one shape on x (n, input_dim), in place, each in the faster way.
+    """Train SAEs of one shape, in place, each in the faster way: saes[i] on x[cells[i]], x (n_cells, n, input_dim).
 
-    `on_epochs(n)` is called as training goes on: n more epochs of one SAE are done.
+    `orders(cell)` are the orders of its rows, epoch by epoch. `on_epochs(n)` is called as training goes on: n more
+    epochs of one SAE are done.
     """
     trained: dict[int, Trained] = {}
     if backend == "fused":
         from fused_trainer import fused_pays, train_sae
 
-        for index, sae in enumerate(saes):
+        for index, (sae, cell) in enumerate(zip(saes, cells, strict=True)):
             if config.backend == "fused" or fused_pays(sae.input_dim, sae.latent_dim, sae.k):
-                trained[index] = train_sae(sae, x, orders(), config.batch_size, config.lr, on_epochs)
+                trained[index] = train_sae(sae, x[cell], orders(cell), config.batch_size, config.lr, on_epochs)
     left = [index for index in range(len(saes)) if index not in trained]
     if left:
-        stack = [saes[index] for index in left]
-        trained |= zip(left, train_stack(stack, x, orders(), config.batch_size, config.lr, on_epochs), strict=True)
+        of_all_cells = map(np.stack, zip(*map(orders, range(len(x))), strict=True))
+        stack = train_stack(
+            [saes[index] for index in left],
+            [cells[index] for index in left],
+            x,
+            of_all_cells,
+            config.batch_size,
+            config.lr,
+            on_epochs,
+        )
+        trained |= zip(left, stack, strict=True)
     return [trained[index] for index in range(len(saes))]
+
+
+def load_cells(cache: ActivationCache, parts: Sequence[Part], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The training and the validation rows of every part's cell, (n_cells, n, input_dim) each, in float32."""
+    loaded = [torch.empty(len(parts), len(rows), cache.input_dim, device=device) for rows in cache.split]
+    for index, part in enumerate(parts):
+        array = cache.cell(part.layer, part.position)
+        for x, rows in zip(loaded, cache.split, strict=True):
+            for start in range(0, len(rows), CHUNK_ROWS):  # no second copy of all rows
+                chunk = array[rows[start : start + CHUNK_ROWS]]
+                x[index, start : start + CHUNK_ROWS] = torch.from_numpy(chunk)
+    return loaded[0], loaded[1]
 
 
 def train_task(
@@ -272,46 +332,84 @@ def train_task(
     backend: str,
     on_epochs: Callable[[int], object] = lambda n: None,
 ) -> list[str]:
-    """Train one stack, measure it, write its checkpoints and then its metrics. Returns what failed, in words."""
-    layer, position, latent_dim = task.layer, task.position, task.latent_dim
-    array = cache.cell(layer, position)
-    x_train, x_validation = (
-        torch.from_numpy(array[rows].astype(np.float32, copy=False)).to(device) for rows in cache.split
-    )
-    metadata = {
-        "position": position,
-        "layer": layer,
-        "n_train": len(x_train),
-        "n_val": len(x_validation),
+    """Train one stack, measure it, and write of each part the checkpoints and then the metrics.
+
+    Returns what failed, in words.
+    """
+    x_train, x_validation = load_cells(cache, task.parts, device)
+    for cell, part in enumerate(task.parts):
+        if part.baselines:
+            write_baselines(part, x_train[cell], x_validation[cell], config, part_metadata(part, cache, device))
+    if not task.n_saes:
+        return []
+    cells = [cell for cell, part in enumerate(task.parts) for _ in part.k_values]
+    saes = [
+        seeded_sae(cache.input_dim, part.latent_dim, k, config.seed, part.layer, part.position)
+        for part in task.parts
+        for k in part.k_values
+    ]
+
+    def orders(cell: int) -> Iterator[np.ndarray]:
+        return epoch_orders(x_train.shape[1], config.epochs, config.seed, *task.parts[cell][:2])
+
+    outcomes = train_saes(saes, cells, x_train, orders, config, backend, on_epochs)
+    failures = []
+    for cell, part in enumerate(task.parts):
+        trained = [(sae, outcome) for sae, outcome, its in zip(saes, outcomes, cells, strict=True) if its == cell]
+        metadata = part_metadata(part, cache, device) | {"backend": backend}
+        failures += write_part(part, trained, x_train[cell], x_validation[cell], config, metadata)
+    return failures
+
+
+def part_metadata(part: Part, cache: ActivationCache, device: torch.device) -> dict[str, Any]:
+    """What the files of one (layer, position) say of themselves."""
+    return {
+        "position": part.position,
+        "layer": part.layer,
+        "n_train": len(cache.split.train),
+        "n_val": len(cache.split.validation),
         "input_dim": cache.input_dim,
         "position_0": cache.position_0,
         "device": str(device),
         "versions": package_versions("torch", "numpy"),
     }
-    if task.baselines:  # what the cell's SAEs are to be compared with
-        untrained = (
-            seeded_sae(cache.input_dim, latent_dim, k, config.seed, layer, position).to(device)
-            for latent_dim in task.baselines
-            for k in config.k_values
-        )
-        measured = measure_baselines(x_train, x_validation, config.k_values, untrained)
-        inputs = {"seed": config.seed, "activations": task.fingerprint}
-        write_json(baselines_path(config.results, position, layer), {"metadata": metadata | inputs} | measured)
-    if not task.k_values:
-        return []
-    saes = [seeded_sae(cache.input_dim, latent_dim, k, config.seed, layer, position) for k in task.k_values]
 
-    def orders() -> Iterator[np.ndarray]:
-        return epoch_orders(len(x_train), config.epochs, config.seed, layer, position)
 
-    outcomes = train_saes(saes, x_train, orders, config, backend, on_epochs)
-    settings = config.settings(task.fingerprint)
+def write_baselines(
+    part: Part, x_train: Tensor, x_validation: Tensor, config: TrainConfig, metadata: dict[str, Any]
+) -> None:
+    """Measure what the cell's SAEs are to be compared with; rows are (n, input_dim)."""
+    untrained = (
+        seeded_sae(x_train.shape[1], latent_dim, k, config.seed, part.layer, part.position).to(x_train.device)
+        for latent_dim in part.baselines
+        for k in config.k_values
+    )
+    measured = measure_baselines(x_train, x_validation, config.k_values, untrained)
+    inputs = {"seed": config.seed, "activations": part.fingerprint}
+    path = baselines_path(config.results, part.position, part.layer)
+    write_json(path, {"metadata": metadata | inputs} | measured)
+
+
+def write_part(
+    part: Part,
+    trained: Sequence[tuple[TopKSAE, Trained]],
+    x_train: Tensor,
+    x_validation: Tensor,
+    config: TrainConfig,
+    metadata: dict[str, Any],
+) -> list[str]:
+    """Measure the SAEs of one part on its rows (n, input_dim), write the checkpoints and then the metrics.
+
+    Returns what failed, in words.
+    """
+    layer, position, latent_dim = part.layer, part.position, part.latent_dim
+    settings = config.settings(part.fingerprint)
     path = metrics_path(config.results, position, layer, latent_dim)
     by_k = same_settings_results(path, latent_dim, settings)
     failures = []
-    for sae, outcome in zip(saes, outcomes, strict=True):
+    for sae, outcome in trained:
         if not outcome.finite:
-            failures += task._replace(k_values=(sae.k,)).failed("the loss is not finite")
+            failures += part._replace(k_values=(sae.k,)).failed("the loss is not finite")
             continue
         sae.metrics = evaluate(sae, x_train, x_validation) | {
             "train_time_sec": outcome.seconds,
@@ -322,8 +420,7 @@ def train_task(
         by_k[str(sae.k)] = sae.metrics
     if by_k:
         ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
-        metadata |= {"backend": backend} | settings
-        write_json(path, {"metadata": metadata, "results": {str(latent_dim): ordered}})
+        write_json(path, {"metadata": metadata | settings, "results": {str(latent_dim): ordered}})
     return failures
 
 
@@ -356,7 +453,7 @@ def main() -> int:
         tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
         if n_done:
             print(f"{n_done} SAEs are already done")
-        n_saes = sum(len(task.k_values) for task in tasks)
+        n_saes = sum(task.n_saes for task in tasks)
         backend = choose_backend(config.backend, device) if tasks else ""
         with tqdm(total=n_saes * config.epochs, unit="epoch", disable=not tasks) as bar:
             for task in tasks:

@@ -9,14 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import assert_same_results
 
 import train_all_layers_positions
 import train_grid
 from grid import load_grid
+from stack_trainer import bytes_of_a_cell
+from train_all_layers_positions import GridConfig, cells_that_fit
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--latent-dims", 24, 16, "--k-values", 2, 4, "--batch-size", 32]
@@ -145,6 +149,7 @@ def test_a_second_run_on_the_same_results_is_refused(activations: Path, call: Ca
         (["--layers", "2-0"], "write '0-2'"),
         (["--k-values", 4, 17], "k 17 is larger than latent_dim 16"),
         (["--workers", 0], "--workers must be at least 1, not 0"),
+        (["--cells-per-stack", 0], "--cells-per-stack must be at least 1, not 0"),
         (["--frobnicate"], "--frobnicate"),
     ],
 )
@@ -160,6 +165,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_dry_run_counts_and_writes_nothing(call: Call, activations: Path, tmp_path: Path) -> None:
     base = [*SMALL, "--activations", activations, "--results", tmp_path / "results", "--dry_run"]
+    base += ["--k-values", 2, 4, 2, "--latent-dims", 24, 16, 24]  # what is asked for twice is one all the same
     code, out, _ = call(train_all_layers_positions.main, *base)
     assert code == 0
     assert "16 SAEs to train in 8 stacks" in out
@@ -176,6 +182,43 @@ def test_values_that_are_not_finite_stop_the_run_before_it_starts(
     code, _, err = call(train_all_layers_positions.main, *base)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "12 values that are NaN or infinite, in 1 rows: 7" in err
+
+
+def test_however_many_cells_a_stack_spans_the_files_are_the_same(call: Call, activations: Path, tmp_path: Path) -> None:
+    for cells, stacks in ((1, 8), (3, 4)):  # three of the four cells, and the one that is left
+        results = tmp_path / str(cells)
+        base = [*SMALL, "--activations", activations, "--results", results, "--epochs", 3, "--backend", "torch"]
+        base += ["--cells-per-stack", cells, "--workers", 1]
+        _, out, _ = call(train_all_layers_positions.main, *base, "--dry-run")
+        assert f"16 SAEs to train in {stacks} stacks" in out
+        one = ["--layer", 2, "--position", 1, "--latent-dim", 24, "--k-values", 4, *base[6:-4]]
+        assert call(train_grid.main, *one)[0] == 0
+        code, out, err = call(train_all_layers_positions.main, *base)
+        assert code == 0, err
+        assert "1 SAEs are already done" in out  # so that its cell has one left, others two
+    assert_same_results(tmp_path / "3", tmp_path / "1")
+    assert len(load_grid(tmp_path / "3").table) == 16
+
+
+def test_the_cells_of_a_stack_are_those_that_fit_the_free_memory(
+    activations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = train_all_layers_positions.ActivationCache(activations)
+    cuda = torch.device("cuda")
+
+    def fitting(free: float, device: torch.device = cuda, **settings: Any) -> int:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 1 << 40))
+        config = GridConfig(k_values=(4, 8), batch_size=256, **settings)
+        return cells_that_fit(config, cache, device, 3, latent_dim=64)
+
+    cell = bytes_of_a_cell(2, 120, 12, 64, 256)
+    assert cell > 2 * 4 * 4 * (2 * 12 * 64 + 12 + 64)  # four tensors the size of the weights, for each of two SAEs
+    overhead, used = train_all_layers_positions.OVERHEAD_BYTES, train_all_layers_positions.USED_OF_FREE
+    assert fitting(3 * (overhead + 2.5 * cell) / used) == 2
+    assert fitting(3 * (overhead + 0.5 * cell) / used) == 1
+    assert fitting(1 << 40) == train_all_layers_positions.MOST_CELLS
+    assert fitting(1 << 40, torch.device("cpu")) == 1
+    assert fitting(0, torch.device("cpu"), cells_per_stack=5) == 5
 
 
 def test_the_record_of_a_run_says_what_it_cost(call: Call, activations: Path, tmp_path: Path) -> None:

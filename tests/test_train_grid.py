@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import assert_same_results, correlated_rows, weights
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_grid
 from activation_cache import ActivationCache, split_rows
@@ -35,9 +36,14 @@ def textbook(sae: TopKSAE, x: Tensor, orders: list[np.ndarray], batch_size: int,
             optimizer.step()
 
 
+def train_on(x: Tensor, saes: list[TopKSAE], orders: Iterator[np.ndarray], batch_size: int) -> list[Trained]:
+    """A stack of one cell."""
+    return train_stack(saes, [0] * len(saes), x[None], (order[None] for order in orders), batch_size, lr=1e-3)
+
+
 def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[TopKSAE]:
     saes = [seeded_sae(x.shape[1], 32, k, seed, layer=1, position=2) for k in ks]
-    trained = train_stack(saes, x, epoch_orders(len(x), epochs, seed, 1, 2), 64, 1e-3)
+    trained = train_on(x, saes, epoch_orders(len(x), epochs, seed, 1, 2), batch_size=64)
     assert all(outcome.finite for outcome in trained)
     return saes
 
@@ -60,6 +66,62 @@ def test_trained_together_equals_trained_alone() -> None:
     assert not torch.allclose(weights(together[0]), weights(train([2], x, seed=1)[0]), atol=1e-3)
 
 
+def train_two_cells(epochs: int = 2, batch_size: int = 64) -> tuple[list[TopKSAE], list[list[np.ndarray]], Tensor]:
+    """A stack with k 5 and 2 in one cell and 9 and 5 in another; the orders of both, and their rows."""
+    x = torch.from_numpy(np.stack([correlated_rows(200, 20, seed=seed) for seed in (0, 1)]))
+    orders = [list(epoch_orders(200, epochs, 0, 1, position)) for position in (0, 1)]
+    saes = [seeded_sae(20, 32, k, 0, 1, position) for k, position in ((5, 0), (2, 0), (9, 1), (5, 1))]
+    trained = train_stack(saes, [0, 0, 1, 1], x, map(np.stack, zip(*orders, strict=True)), batch_size, 1e-3)
+    assert all(outcome.finite for outcome in trained)
+    return saes, orders, x
+
+
+def test_trained_with_the_saes_of_another_cell_equals_trained_alone() -> None:
+    together, orders, x = train_two_cells()
+    for sae, position in zip(together, (0, 0, 1, 1), strict=True):
+        alone = seeded_sae(20, 32, sae.k, 0, 1, position)
+        train_on(x[position], [alone], iter(orders[position]), batch_size=64)
+        assert torch.allclose(weights(sae), weights(alone), atol=1e-6)
+    on_the_other = seeded_sae(20, 32, 5, 0, 1, 0)
+    train_on(x[1], [on_the_other], iter(orders[1]), batch_size=64)
+    assert not torch.allclose(weights(together[0]), weights(on_the_other), atol=1e-3)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the calls for which a GPU would be waited for, or that would copy to it."""
+
+    NAMES = (
+        *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "bincount"),
+        *("lift_fresh", "_to_copy", "_pin_memory"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.calls = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        self.count += any(name in str(function) for name in self.NAMES)
+        by_mask = "aten.index" in str(function) and any(t is not None and t.dtype == torch.bool for t in args[1])
+        self.count += by_mask
+        return function(*args, **kwargs or {})
+
+
+def test_nothing_within_an_epoch_waits_for_the_device_or_copies_to_it() -> None:
+    reads = []
+    for batch_size in (200, 10):
+        with HostReads() as mode:
+            train_two_cells(epochs=3, batch_size=batch_size)
+        reads.append(mode)
+    few, many = reads
+    assert many.calls > 5 * few.calls
+    assert many.count == few.count
+    with HostReads() as mode:
+        x = torch.ones(3)
+        float(x.sum()), x[x > 0], torch.tensor([1.0])
+    assert mode.count >= 3
+
+
 def test_explained_variance_and_death_agree_with_the_textbook_within_the_spread_of_seeds() -> None:
     x = torch.from_numpy(correlated_rows(600, 24))
     split = split_rows(600)
@@ -67,7 +129,7 @@ def test_explained_variance_and_death_agree_with_the_textbook_within_the_spread_
     ours, plain = [], []
     for seed in range(4):
         sae = seeded_sae(24, 64, 3, seed, 0, 0)
-        train_stack([sae], x_train, epoch_orders(len(x_train), 12, seed, 0, 0), 64, 1e-3)
+        train_on(x_train, [sae], epoch_orders(len(x_train), 12, seed, 0, 0), batch_size=64)
         ours.append(evaluate(sae, x_train, x_validation))
         torch.manual_seed(100 + seed)  # a start and batches of its own
         sae = TopKSAE(24, 64, 3)
@@ -84,10 +146,10 @@ def test_an_sae_whose_loss_is_not_finite_spoils_none_beside_it() -> None:
     saes = [seeded_sae(8, 16, k, 0, 0, 0) for k in (2, 3)]
     with torch.no_grad():
         saes[0].encoder.bias[0] = torch.inf
-    trained = train_stack(saes, x, epoch_orders(100, 2, 0, 0, 0), 32, 1e-3)
+    trained = train_on(x, saes, epoch_orders(100, 2, 0, 0, 0), batch_size=32)
     assert [outcome.finite for outcome in trained] == [False, True]
     alone = seeded_sae(8, 16, 3, 0, 0, 0)
-    train_stack([alone], x, epoch_orders(100, 2, 0, 0, 0), 32, 1e-3)
+    train_on(x, [alone], epoch_orders(100, 2, 0, 0, 0), batch_size=32)
     assert torch.allclose(weights(saes[1]), weights(alone), atol=1e-6)
 
 
@@ -145,7 +207,7 @@ def test_a_second_run_trains_nothing_and_a_wider_one_only_what_is_new(
         return original(saes, *rest)
 
     monkeypatch.setattr(train_grid, "train_saes", spy)
-    code, out, _ = run_small(call, activations, tmp_path / "results")
+    code, out, _ = run_small(call, activations, tmp_path / "results", "--k-values", 2, 4, 4)
     assert (code, trained) == (0, [])
     assert "4 SAEs are already done" in out
     before = json.loads(metrics_path(tmp_path / "results", 1, 2, 16).read_text())["results"]["16"]
