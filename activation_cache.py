@@ -48,6 +48,13 @@ def cell_path(folder: Path, position: int, layer: int) -> Path:
     return folder / f"pos{position}_layer{layer}.npy"
 
 
+def array_header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
+    """What a .npy file has before its values."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
 class ActivationCache:
     """A finished cache, for reading.
 
@@ -167,7 +174,7 @@ class CacheWriter:
         self.folder, self.layers, self.positions = folder, list(layers), list(positions)
         self.dtype = np.dtype(dtype)
         self.shape = (len(examples), input_dim)
-        header_bytes = self._header()
+        header_bytes = array_header(self.shape, self.dtype)
         self.data_offset = len(header_bytes)
         split = split_rows(len(examples))
         identity = description | {
@@ -252,13 +259,6 @@ class CacheWriter:
 
     def _paths(self) -> list[Path]:
         return [cell_path(self.folder, position, layer) for position in self.positions for layer in self.layers]
-
-    def _header(self) -> bytes:
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
-        )
-        return header.getvalue()
 
     def _file_bytes(self) -> int:
         return self.data_offset + self.shape[0] * self.shape[1] * self.dtype.itemsize

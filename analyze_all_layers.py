@@ -55,6 +55,7 @@ class AnalysisConfig:
     k: int = option(SLICE_K, help="k of the slice for layer and position effects")
     latent_dim: int = option(SLICE_LATENT_DIM, help="latent_dim of the slice")
     allow_partial: bool = option(False, help="analyse what is there of an incomplete grid")
+    dry_run: bool = option(False, help="say what would be read and written, and stop")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim")
@@ -231,6 +232,9 @@ def main() -> int:
     versions = package_versions("numpy", "pandas", "statsmodels")
     report = write_report(study, origin, [SUMMARY, REPORT], versions)
     output = config.output or config.results[0]
+    if config.dry_run:
+        print(f"{grid.describe_files(config.results)}\nwould be written: {output / SUMMARY}, {output / REPORT}")
+        return 0
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / SUMMARY, summary | {"config": record, "versions": versions})
     write_bytes(output / REPORT, report.encode())

@@ -7,6 +7,7 @@ error of the operating system such as a full disk) ends with one line on stderr 
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 import types
@@ -143,6 +144,19 @@ def check_at_least(config: Any, minimum: float, *names: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not number >= minimum:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {minimum}, not {number}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises InputError if one of the config's fields `names` is not positive and finite."""
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
+
+
+def require_package(name: str, flag: str) -> None:
+    """Raises InputError if an optional package that `flag` needs is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"{flag} needs {name}: pip install -r requirements-cluster.txt")
 
 
 def keep_once(config: Any, *names: str) -> None:

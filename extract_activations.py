@@ -4,34 +4,45 @@
         --base-model meta-llama/Llama-3.2-1B-Instruct --dataset openai/gsm8k --split train --activations activations/
 
 Questions run in batches of similar length, longest first. What a batch yields goes to the disk at once, so the
-memory does not grow with the number of questions; the same command goes on where a killed one was. Deliberately
+memory does not grow with the number of questions; the same command goes on where a killed one was. `--engine ray`
+runs the same batches in replicas of the model, one for each GPU or node, and writes the same files. Deliberately
 missing: generating answers.
 """
 
-import json
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import datasets
-import huggingface_hub
-import pandas as pd
+import numpy as np
 import torch
-import transformers
 from tqdm import tqdm
 
-from activation_cache import CacheWriter
-from command_line import InputError, Selection, check_at_least, one_line, option, package_versions, parse_config, run
+from activation_cache import CacheWriter, cell_path
+from command_line import (
+    InputError,
+    Selection,
+    check_at_least,
+    check_positive,
+    option,
+    package_versions,
+    parse_config,
+    require_package,
+    run,
+)
 from devices import choose_device
+from estimates import activation_bytes, check_disk, free_bytes, in_bytes, in_time, peak_bytes, there_already
 from files import only_writer
-from latent_reasoning import CODI_THOUGHTS, LatentReasoner
+from latent_reasoning import CODI_THOUGHTS, Batch, ModelFacts, ModelSource, quiet_libraries
+from questions import GSM8K, read_questions
 
-GSM8K = "openai/gsm8k"
 # Saving progress may take this share of the time.
 SAVING_SHARE = 0.05
+# A dry run times this many batches, from evenly spaced lengths, and the longest one.
+CALIBRATION_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -52,142 +63,215 @@ class ExtractConfig:
     dtype: str = option("float32", choices=("float32", "float16"), help="how the activations are stored")
     activations: Path = option(Path("activations"), help="folder to write to")
     device: str = option("auto", help="auto (CUDA, then MPS, then CPU), or a torch device such as cuda:1")
+    model_dtype: str = option(
+        "float32", choices=("float32", "bfloat16"), help="dtype of the weights; hidden states are float32 with either"
+    )
+    device_map: str | None = option(None, choices=("auto",), help="auto: spread the model over all GPUs")
+    threads: int | None = option(None, help="cores for a model on the CPU; by default all. Rounding depends on it")
+    engine: str = option("local", choices=("local", "ray"), help="local: one model in this process; ray: replicas")
+    ray_address: str = option("local", help="local: Ray on this machine only; auto, or host:port: a cluster's")
+    gpus_per_replica: float = option(1.0, help="GPUs of each replica on Ray; below 1 replicas share one")
+    dry_run: bool = option(False, help="say what would be written and how long it would take, and stop")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "batch_size", "limit")
+        check_at_least(self, 1, "batch_size", "limit", "threads")
+        check_positive(self, "gpus_per_replica")
+        if self.device_map and self.device != "auto":
+            raise InputError("--device-map chooses the devices itself: leave --device out")
+
+    def source(self) -> ModelSource:
+        return ModelSource(
+            self.model,
+            self.base_model,
+            self.lora_alpha,
+            self.model_dtype,
+            self.device_map,
+            self.device,
+            self.threads,
+        )
 
 
-def read_questions(config: ExtractConfig) -> list[dict[str, Any]]:
-    """The data set's rows as {id, question, answer}, in order. Raises InputError if it cannot be read."""
-    path = Path(config.dataset)
-    if path.suffix in (".jsonl", ".json", ".parquet"):
-        if not path.is_file():
-            raise InputError(f"no file {path}")
-        table = read_table(path)
-    else:
-        if path.suffix and path.is_file():
-            raise InputError(f"{path} is not a .jsonl, .json or .parquet file")
-        name = "main" if config.dataset == GSM8K else None
-        try:
-            table = datasets.load_dataset(config.dataset, name, split=config.split).to_pandas()
-        except (OSError, ValueError) as problem:
-            reason = one_line(problem)[:200]
-            raise InputError(f"the data set {config.dataset} cannot be loaded ({reason})") from problem
-    if not len(table):
-        raise InputError(f"the data set {config.dataset} is empty")
-    for column in (config.question_column, config.answer_column):
-        if column not in table.columns:
-            raise InputError(
-                f"{config.dataset} has no column '{column}'; it has {', '.join(map(str, table.columns)) or 'none'}"
-            )
-    table = table.head(config.limit) if config.limit else table
-    questions, answers = table[config.question_column], table[config.answer_column]
-    examples = []
-    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        if not isinstance(question, str):
-            raise InputError(f"row {row} of {config.dataset} has no text in '{config.question_column}'")
-        answer = None if pd.isna(answer) is True else str(answer)
-        try:
-            f"{question}{answer}".encode()
-        except UnicodeEncodeError as problem:  # half of a surrogate pair, which JSON can write
-            raise InputError(f"row {row} of {config.dataset} is no valid Unicode ({problem.reason})") from problem
-        examples.append({"id": row, "question": question, "answer": answer})
-    return examples
+class Model(Protocol):
+    """What runs the batches: the model in this process, or replicas of it on Ray."""
+
+    @property
+    def replicas(self) -> int: ...
+
+    def facts(self) -> ModelFacts: ...
+
+    def tokenize(self, questions: list[str]) -> list[list[int]]: ...
+
+    def states(self, batches: Sequence[Batch], layers: Sequence[int], positions: Sequence[int]) -> Iterator[np.ndarray]:
+        """Of each batch, in their order: (batch, n_positions, n_layers, input_dim) in float32."""
+
+    def peak_bytes(self) -> int:
+        """The most memory that one model with its batch has taken."""
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A local data set, its values as they stand in the file. Raises InputError if it is damaged."""
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if path.suffix == ".json" else list(read_lines(path, text))
-    except ValueError as problem:  # of json, Unicode and parquet alike
-        raise InputError(f"{path} cannot be read as {path.suffix[1:]} ({one_line(problem)[:200]})") from problem
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path} is not a list of records")
-    return pd.DataFrame(rows, dtype=object)
+class ThisProcess:
+    """The model in this process."""
 
+    replicas = 1
 
-def read_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    """The record on each line of `text`. Raises InputError with the number of a line that holds none."""
-    for number, line in enumerate(text.split("\n"), start=1):  # JSON strings may hold what splitlines splits at
-        if line.strip():
+    def __init__(self, source: ModelSource) -> None:
+        self.reasoner = source.load()
+
+    def facts(self) -> ModelFacts:
+        return self.reasoner.facts()
+
+    def tokenize(self, questions: list[str]) -> list[list[int]]:
+        return [self.reasoner.tokenize(question) for question in questions]
+
+    def states(self, batches: Sequence[Batch], layers: Sequence[int], positions: Sequence[int]) -> Iterator[np.ndarray]:
+        """Raises InputError if a batch is too large for the device's memory."""
+        for batch in batches:
             try:
-                record = json.loads(line)
-            except ValueError as problem:
-                raise InputError(f"line {number} of {path} is not readable JSON ({problem})") from problem
-            if not isinstance(record, dict):
-                raise InputError(f"line {number} of {path} is no JSON object")
-            yield record
+                yield self.reasoner.hidden_states(batch, layers, positions).numpy()
+            except torch.OutOfMemoryError as problem:
+                raise InputError(f"out of memory with {len(batch)} questions: lower --batch-size") from problem
+
+    def peak_bytes(self) -> int:
+        return peak_bytes(self.reasoner.model.device)
 
 
-def tokenize(reasoner: LatentReasoner, questions: list[str], n_thoughts: int) -> list[list[int]]:
-    """Token ids of each question. Raises InputError if one is empty or too long for the model."""
-    token_ids = [reasoner.tokenize(question) for question in questions]
+@contextmanager
+def open_model(config: ExtractConfig) -> Iterator[Model]:
+    """The model, in this process or on Ray. Raises InputError if it cannot be had."""
+    if config.engine == "local":
+        yield ThisProcess(config.source())
+        return
+    require_package("ray", "--engine ray")
+    from ray_engine import cluster
+    from ray_extraction import Replicas
+
+    with cluster(config.ray_address):
+        yield Replicas(config.source(), config.gpus_per_replica)
+
+
+def check_lengths(token_ids: list[list[int]], max_tokens: int | None, n_thoughts: int) -> None:
+    """Raises InputError if a question is empty, or too long for the model."""
     for row, tokens in enumerate(token_ids):
         if not tokens:
             raise InputError(f"question {row} is empty")
-        if reasoner.max_tokens and len(tokens) + n_thoughts > reasoner.max_tokens:
+        if max_tokens and len(tokens) + n_thoughts > max_tokens:
             raise InputError(
                 f"question {row} has {len(tokens)} tokens; with {n_thoughts} thoughts the model takes at most "
-                f"{reasoner.max_tokens - n_thoughts}"
+                f"{max_tokens - n_thoughts}"
             )
-    return token_ids
 
 
-def extract(config: ExtractConfig, reasoner: LatentReasoner, examples: list[dict[str, Any]]) -> None:
-    """Run every question through the model and write the cache, from where an earlier run left it."""
-    layers = config.layers.resolve(range(reasoner.n_layers), f"layers of {config.model}")
+class Job(NamedTuple):
+    """An extraction, decided on."""
+
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    token_ids: list[list[int]]  # of each question, in data-set order
+    order: list[int]  # rows, in the order of extraction
+
+    def batches(self, batch_size: int, done: int = 0) -> list[list[int]]:
+        """The rows of each batch that is left when the first `done` rows of the order are written."""
+        return [self.order[start : start + batch_size] for start in range(done, len(self.order), batch_size)]
+
+    def tokens(self, rows: Sequence[int]) -> Batch:
+        return [self.token_ids[row] for row in rows]
+
+
+def decide(config: ExtractConfig, model: Model, facts: ModelFacts, examples: list[dict[str, Any]]) -> Job:
+    """Raises InputError if the model has no such layers or positions, or cannot take a question."""
+    layers = config.layers.resolve(range(facts.n_layers), f"layers of {config.model}")
     positions = config.positions.indices or tuple(range(CODI_THOUGHTS + 1))
-    if reasoner.bot_token_id is not None and max(positions) > CODI_THOUGHTS:
+    if facts.has_bot_token and max(positions) > CODI_THOUGHTS:
         raise InputError(f"a CODI model has positions 0-{CODI_THOUGHTS}, not {max(positions)}")
-    token_ids = tokenize(reasoner, [example["question"] for example in examples], max(positions))
+    token_ids = model.tokenize([example["question"] for example in examples])
+    check_lengths(token_ids, facts.max_tokens, max(positions))
+    # Longest first: if the memory is too small, that shows at once.
+    order = sorted(range(len(token_ids)), key=lambda row: (-len(token_ids[row]), row))
+    return Job(layers, positions, token_ids, order)
+
+
+def bytes_left(config: ExtractConfig, job: Job, input_dim: int) -> int:
+    """What the arrays still need of the disk; those of an unfinished run have all they need."""
+    n_cells = len(job.layers) * len(job.positions)
+    paths = (cell_path(config.activations, position, layer) for position in job.positions for layer in job.layers)
+    return activation_bytes(len(job.order), input_dim, n_cells, config.dtype) - there_already(paths)
+
+
+def check_room(config: ExtractConfig, job: Job, input_dim: int) -> None:
+    """Raises InputError if the disk is too small for the activations."""
+    way_out = "take fewer --layers" if config.dtype == "float16" else "--dtype float16"
+    check_disk(config.activations, bytes_left(config, job, input_dim), way_out)
+
+
+def dry_run(config: ExtractConfig, model: Model, facts: ModelFacts, job: Job) -> None:
+    """Say what the extraction would write and take, from a few of its batches."""
+    batches = job.batches(config.batch_size)
+    longest, n_sampled = batches[0], CALIBRATION_BATCHES * model.replicas
+    # Of every replica the first batch is slow.
+    list(model.states([job.tokens(longest)] * model.replicas, job.layers, job.positions))
+    sample = [batches[(2 * number + 1) * len(batches) // (2 * n_sampled)] for number in range(n_sampled)]
+    started = time.perf_counter()
+    list(model.states([job.tokens(rows) for rows in sample], job.layers, job.positions))
+    seconds = (time.perf_counter() - started) * len(batches) / len(sample)
+    n_rows, cells = len(job.order), len(job.layers) * len(job.positions)
+    shortest, longest_length = (len(job.token_ids[job.order[end]]) for end in (-1, 0))
+    print(
+        f"rows: {n_rows:,} questions of {shortest} to {longest_length} tokens\n"
+        f"cells: {cells:,} ({len(job.layers)} layers x {len(job.positions)} positions), each "
+        f"{n_rows:,} x {facts.input_dim:,} {config.dtype}\n"
+        f"disk: {in_bytes(activation_bytes(n_rows, facts.input_dim, cells, config.dtype))} in {config.activations}, "
+        f"of which {in_bytes(bytes_left(config, job, facts.input_dim))} are not there yet; "
+        f"{in_bytes(free_bytes(config.activations))} free\n"
+        f"memory: {in_bytes(facts.n_bytes)} of weights; {in_bytes(model.peak_bytes())} at the longest batch, "
+        f"on {facts.device}\n"
+        f"time: about {in_time(seconds)} for {len(batches):,} batches of {config.batch_size}"
+        + (f", on {model.replicas} replicas" if model.replicas > 1 else "")
+    )
+
+
+def extract(config: ExtractConfig, model: Model, facts: ModelFacts, job: Job, examples: list[dict[str, Any]]) -> None:
+    """Run every question through the model and write the cache, from where an earlier run left it."""
     with only_writer(config.activations):
         writer = CacheWriter(
             config.activations,
-            layers=layers,
-            positions=positions,
+            layers=job.layers,
+            positions=job.positions,
             examples=examples,
-            input_dim=reasoner.input_dim,
+            input_dim=facts.input_dim,
             dtype=config.dtype,
             description={
                 "model": config.model,
                 "base_model": config.base_model,
                 "lora_alpha": config.lora_alpha if config.base_model else None,
-                "model_fingerprint": reasoner.fingerprint(),
+                # float32 is left out, as before there was a choice.
+                **({"model_dtype": config.model_dtype} if config.model_dtype != "float32" else {}),
+                "model_fingerprint": facts.fingerprint,
                 "dataset": config.dataset,
                 "dataset_split": config.split,
-                "position_0": "last question token" if reasoner.bot_token_id is None else "bot token",
-                "thought_projection": reasoner.projection is not None,
+                "position_0": "bot token" if facts.has_bot_token else "last question token",
+                "thought_projection": facts.has_projection,
             },
             record={
                 "batch_size": config.batch_size,
-                "device": str(reasoner.model.device),
+                "device": facts.device,
+                "threads": facts.threads,
                 "versions": package_versions("torch", "transformers", "numpy", "datasets"),
             },
         )
         if writer.rows_done:
             print(f"{config.activations} already has {writer.rows_done:,} of {len(examples):,} questions")
-        run_batches(reasoner, token_ids, writer, config.batch_size)
+        run_batches(model, job, writer, config.batch_size)
 
 
-def run_batches(reasoner: LatentReasoner, token_ids: list[list[int]], writer: CacheWriter, batch_size: int) -> None:
-    """Raises InputError if a batch is too large for the device's memory."""
-    # Longest first: if the memory is too small, that shows at once.
-    order = sorted(range(len(token_ids)), key=lambda row: (-len(token_ids[row]), row))
+def run_batches(model: Model, job: Job, writer: CacheWriter, batch_size: int) -> None:
     done, saved_at, saving_takes = writer.rows_done, time.monotonic(), 0.0
-    with tqdm(total=len(order), initial=done, unit="question", smoothing=0.05, mininterval=0.5) as bar:
-        while done < len(order):
-            rows = order[done : done + batch_size]
-            try:
-                states = reasoner.hidden_states([token_ids[row] for row in rows], writer.layers, writer.positions)
-            except torch.OutOfMemoryError as problem:
-                raise InputError(f"out of memory with {len(rows)} questions: lower --batch-size") from problem
-            writer.write(rows, states.numpy())
+    batches = job.batches(batch_size, done)
+    states = model.states([job.tokens(rows) for rows in batches], job.layers, job.positions)
+    with tqdm(total=len(job.order), initial=done, unit="question", smoothing=0.05, mininterval=0.5) as bar:
+        for rows, activations in zip(batches, states, strict=True):
+            writer.write(rows, activations)
             done += len(rows)
             bar.update(len(rows))
-            if time.monotonic() - saved_at > saving_takes / SAVING_SHARE or done == len(order):
+            if time.monotonic() - saved_at > saving_takes / SAVING_SHARE or done == len(job.order):
                 started = time.monotonic()
                 writer.commit(done)
                 saved_at = time.monotonic()
@@ -196,14 +280,20 @@ def run_batches(reasoner: LatentReasoner, token_ids: list[list[int]], writer: Ca
 
 def main() -> int:
     config = parse_config(ExtractConfig, __doc__ or "")
-    for quiet in (transformers.logging, datasets.logging, huggingface_hub.logging):
-        quiet.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of itself to itself
-    device = choose_device(config.device)
-    examples = read_questions(config)
-    reasoner = LatentReasoner.load(config.model, config.base_model, config.lora_alpha).to(device)
-    extract(config, reasoner, examples)
+    quiet_libraries()
+    datasets.logging.set_verbosity_error()
+    if config.engine == "local":
+        choose_device(config.device)  # refused before anything is read
+    examples = read_questions(config.dataset, config.split, config.question_column, config.answer_column, config.limit)
+    with open_model(config) as model:
+        facts = model.facts()
+        job = decide(config, model, facts, examples)
+        if config.dry_run:
+            dry_run(config, model, facts, job)
+            check_room(config, job, facts.input_dim)
+            return 0
+        check_room(config, job, facts.input_dim)
+        extract(config, model, facts, job, examples)
     print(f"{len(examples):,} questions in {config.activations}")
     return 0
 

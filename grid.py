@@ -82,6 +82,12 @@ class Grid(NamedTuple):
         index = AXES.index(axis)
         return sorted(set(self.table[axis].tolist()) | {sae[index] for sae in self.missing})
 
+    def describe_files(self, folders: Sequence[Path]) -> str:
+        """What was read, for a dry run."""
+        missing = f"; {len(self.missing):,} are missing" if self.missing else ""
+        where = ", ".join(map(str, folders))
+        return f"read: {len(self.table):,} SAEs from {len(self.metadata):,} metrics files in {where}{missing}"
+
     def layer_position_matrix(self, metric: str, latent_dim: int, k: int) -> pd.DataFrame:
         """One metric of one (latent_dim, k), mean over seeds: a row a layer, a column a position, NaN where absent."""
         saes = self.table[(self.table["latent_dim"] == latent_dim) & (self.table["k"] == k)]

@@ -2,7 +2,8 @@
 
 Loads the three forms a model comes in: a CODI training checkpoint on its base model (LoRA merged into the weights
 at load), any causal LM of transformers, and the folder that `LatentReasoner.save_pretrained` writes. Runs them in
-left-padded batches in which a question's hidden states do not depend on its neighbours.
+left-padded batches in which a question's hidden states do not depend on its neighbours. The weights may be bfloat16,
+and spread over several GPUs; the residual stream is float32 always.
 
 CODI is arXiv 2502.21074 (a projection between the last hidden state and the next input), Coconut arXiv 2412.06769
 (the last hidden state itself). Deliberately missing: training, sampling.
@@ -13,15 +14,18 @@ import inspect
 import json
 import re
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
+import huggingface_hub
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -36,7 +40,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from command_line import InputError, one_line
+from command_line import InputError, one_line, require_package
+from devices import choose_device
 from files import read_json, write_json
 
 CODI_PREFIX = "codi.base_model.model."
@@ -46,6 +51,8 @@ CODI_NEW_TOKENS = 3
 TOKENIZER_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 THOUGHTS_FILE = "thoughts.json"
 PROJECTION_FILE = "projection.safetensors"
+
+Batch = list[list[int]]  # token ids of each question
 
 
 def resolve_folder(name: str, patterns: Sequence[str]) -> Path:
@@ -195,7 +202,7 @@ def load_plain_model(folder: Path, name: str, **options: Any) -> Any:
     """Raises InputError if it cannot be loaded, or lacks weights (transformers would make random ones)."""
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError, ImportError, struct.error) as problem:
         raise InputError(f"{name} is no model that can be loaded ({one_line(problem)[:200]})") from problem
@@ -203,6 +210,51 @@ def load_plain_model(folder: Path, name: str, **options: Any) -> Any:
     expected = {key: tuple(expected) for key, _, expected in report["mismatched_keys"]}
     check_keys(found, expected | dict.fromkeys(sorted(report["missing_keys"]), ()), name, "its config.json")
     return model
+
+
+def refuse_offloading(model: Any, name: str) -> None:
+    """Raises InputError if a device map has left part of `model` on the CPU or the disk, to be fetched at each step."""
+    left_out = [module for module, device in getattr(model, "hf_device_map", {}).items() if device in ("cpu", "disk")]
+    if left_out and torch.cuda.is_available():
+        raise InputError(
+            f"{name} does not fit on the GPUs: no room for {left_out[0]} and {len(left_out) - 1} modules more; "
+            "take more GPUs, or --model-dtype bfloat16"
+        )
+
+
+def keep_stream_in_float32(model: nn.Module) -> None:
+    """Let `model` run in float32 between its matrices, whose weights keep their dtype.
+
+    Embeddings and linear layers round their input to the dtype of their weights and give float32 on; the norms and
+    all other parameters become float32. So bfloat16 halves the memory, but what layers add to the residual stream
+    is not rounded away at 8 bits, thought after thought.
+    """
+
+    def round_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].to(module.weight.dtype), *inputs[1:])  # type: ignore[arg-type]
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            module.register_forward_pre_hook(round_input)
+        if isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+            module.register_forward_hook(lambda module, inputs, output: output.float())
+        else:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.float()
+
+
+class ModelFacts(NamedTuple):
+    """What is to be known of a model before it runs."""
+
+    n_layers: int
+    input_dim: int  # the width of the residual stream
+    max_tokens: int | None  # the longest sequence it has positions for, if it has such a limit
+    has_bot_token: bool
+    has_projection: bool
+    fingerprint: str
+    device: str
+    threads: int | None  # on the CPU, for rounding depends on them
+    n_bytes: int  # of all weights
 
 
 @dataclass
@@ -223,6 +275,8 @@ class LatentReasoner:
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
+        if self.model.dtype != torch.float32:
+            keep_stream_in_float32(self.model)
         if self.projection is not None:
             self.projection.eval().requires_grad_(False)
         self.backbone = self.model.base_model
@@ -234,11 +288,25 @@ class LatentReasoner:
         self._appends_eos = len(probe) > 1 and probe[-1] == self.tokenizer.eos_token_id
 
     @classmethod
-    def load(cls, name: str, base_model: str | None = None, lora_alpha: float = 32.0) -> "LatentReasoner":
+    def load(
+        cls,
+        name: str,
+        base_model: str | None = None,
+        lora_alpha: float = 32.0,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device_map: str | None = None,
+    ) -> "LatentReasoner":
         """Load `name`: a hub id, a folder or a .gguf file; a CODI checkpoint needs `base_model` beside it.
 
-        Raises InputError if there is no such model, or if the checkpoint does not fit the base model.
+        `dtype` is that of the weights; `device_map` is accelerate's, None leaves the model on the CPU. Raises
+        InputError if there is no such model, if the checkpoint does not fit the base model, or if the device map
+        leaves part of it off the GPUs or cannot be had.
         """
+        placed: dict[str, Any] = {"dtype": dtype}
+        if device_map is not None:
+            require_package("accelerate", "--device-map")
+            placed["device_map"] = device_map
         if name.endswith(".gguf"):
             if not Path(name).is_file():
                 raise InputError(f"no file {name}")
@@ -256,12 +324,14 @@ class LatentReasoner:
             if any(key.startswith(CODI_PREFIX) for key in state):
                 if base_model is None:
                     raise InputError(f"{name} is a CODI checkpoint: say what it was trained on with --base-model")
-                return cls._load_codi(state, name, base_model, lora_alpha)
+                return cls._load_codi(state, name, base_model, lora_alpha, placed)
             if not (folder / "config.json").exists():
                 raise InputError(f"{folder} is no model: it has no config.json, and no key begins with {CODI_PREFIX}")
         if base_model is not None:
             raise InputError(f"--base-model is for CODI checkpoints; {name} is a whole model")
-        model, tokenizer = load_plain_model(folder, name, **options), load_tokenizer(folder, name, **options)
+        model = load_plain_model(folder, name, **options, **placed)
+        refuse_offloading(model, name)
+        tokenizer = load_tokenizer(folder, name, **options)
         if options or not (folder / THOUGHTS_FILE).exists():
             return cls(model, tokenizer)
         thoughts = read_json(folder / THOUGHTS_FILE)
@@ -274,7 +344,9 @@ class LatentReasoner:
         return cls(model, tokenizer, projection, thoughts["bot_token_id"], thoughts["eot_token_id"])
 
     @classmethod
-    def _load_codi(cls, state: StateFile, name: str, base_model: str, lora_alpha: float) -> "LatentReasoner":
+    def _load_codi(
+        cls, state: StateFile, name: str, base_model: str, lora_alpha: float, placed: dict[str, Any]
+    ) -> "LatentReasoner":
         base_folder = resolve_folder(base_model, TOKENIZER_FILES)  # its weights are in the checkpoint
         try:
             config = AutoConfig.from_pretrained(base_folder)
@@ -300,8 +372,10 @@ class LatentReasoner:
                 expected["lm_head.weight"] = tuple(embedding.shape)
         check_keys(shapes(weights), expected, name, f"the base model {base_model}")
         projection = {key.removeprefix("prj."): state[key].float() for key in state if key.startswith("prj.")}
+        model = type(skeleton).from_pretrained(None, config=config, state_dict=weights, **placed)
+        refuse_offloading(model, name)
         return cls(
-            type(skeleton).from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32),
+            model,
             load_tokenizer(base_folder, base_model),
             load_projection(projection, config.hidden_size, name) if projection else None,
             bot_token_id=base_vocabulary + 1,
@@ -317,7 +391,9 @@ class LatentReasoner:
         write_json(folder / THOUGHTS_FILE, {"bot_token_id": self.bot_token_id, "eot_token_id": self.eot_token_id})
 
     def to(self, device: torch.device) -> "LatentReasoner":
-        self.model.to(device)
+        """Move to `device`; of a model that a device map has spread, only the projection."""
+        if not hasattr(self.model, "hf_device_map"):
+            self.model.to(device)
         if self.projection is not None:
             self.projection.to(device)
         return self
@@ -335,6 +411,20 @@ class LatentReasoner:
     def max_tokens(self) -> int | None:
         """The longest sequence the model has positions for, if it has such a limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def facts(self) -> ModelFacts:
+        """Everything that its users ask before it runs."""
+        return ModelFacts(
+            n_layers=self.n_layers,
+            input_dim=self.input_dim,
+            max_tokens=self.max_tokens,
+            has_bot_token=self.bot_token_id is not None,
+            has_projection=self.projection is not None,
+            fingerprint=self.fingerprint(),
+            device=str(self.model.device),
+            threads=torch.get_num_threads() if self.model.device.type == "cpu" else None,
+            n_bytes=sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters()),
+        )
 
     def fingerprint(self) -> str:
         """A hash of a sample of every weight: another model under the same name has another one."""
@@ -366,7 +456,9 @@ class LatentReasoner:
         for position in range(max(positions) + 1):
             output = rollout.think() if position else rollout.read()
             if position in positions:
-                wanted.append(torch.stack([output.hidden_states[layer + 1][:, -1] for layer in layers], dim=1))
+                # Layers of a model that is spread over GPUs leave their states on several.
+                streams = [output.hidden_states[layer + 1][:, -1].to(self.model.device) for layer in layers]
+                wanted.append(torch.stack(streams, dim=1))
         return torch.stack(wanted, dim=1).float().cpu()
 
     @torch.inference_mode()
@@ -393,7 +485,8 @@ class LatentReasoner:
         while len(said) < max_new_tokens and not ended.all():
             if said:
                 output = rollout.say(said[-1])
-            said.append(head(output.last_hidden_state[:, -1:]).argmax(-1).cpu())
+            state = output.last_hidden_state[:, -1:].to(head.weight.device, head.weight.dtype)
+            said.append(head(state).argmax(-1).cpu())
             ended |= said[-1][:, 0] == end
         rows = torch.cat(said, dim=1).tolist() if said else [[] for _ in token_ids]
         return [
@@ -451,5 +544,44 @@ class Rollout:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
         output = self._reasoner.forward(self._cache, self._mask, self._next_place, output_hidden_states=True, **inputs)
         self._next_place = self._next_place + 1
-        self._state = output.last_hidden_state
+        self._state = output.last_hidden_state.to(self._device)
         return output
+
+
+class ModelSource(NamedTuple):
+    """Everything that decides which model runs, where and how: a process on any machine can load it."""
+
+    name: str
+    base_model: str | None
+    lora_alpha: float
+    dtype: str  # of the weights
+    device_map: str | None
+    device: str  # 'auto' or a torch device; not asked with a device map
+    threads: int | None  # on the CPU; None leaves torch's own number
+
+    def absolute(self) -> "ModelSource":
+        """The same for a process that was started elsewhere."""
+
+        def resolved(name: str) -> str:
+            return str(Path(name).resolve()) if Path(name).exists() else name
+
+        return self._replace(name=resolved(self.name), base_model=self.base_model and resolved(self.base_model))
+
+    def load(self) -> LatentReasoner:
+        """Raises InputError as `choose_device` and `LatentReasoner.load` do."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = choose_device(self.device)
+        quiet_libraries()
+        reasoner = LatentReasoner.load(
+            self.name, self.base_model, self.lora_alpha, dtype=getattr(torch, self.dtype), device_map=self.device_map
+        )
+        return reasoner.to(device if self.device_map is None else reasoner.model.device)
+
+
+def quiet_libraries() -> None:
+    """Keep what the libraries say to themselves off stderr: errors come as exceptions."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -6,7 +6,7 @@ Worker processes side by side, three on a GPU as in the experiment, live for the
 the stacks of `train_grid.py`, cell by cell: with three workers the latent_dims of a (layer, position) train at once,
 and nobody idles before the queue is empty. On a GPU a stack spans several cells, so that its steps are long enough
 to keep the device busy. What is done is skipped; what fails is reported at the end and stops
-nothing else.
+nothing else. `--engine ray` gives the same stacks to a Ray cluster, of one machine or of many.
 """
 
 import logging
@@ -17,24 +17,38 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
 from activation_cache import ActivationCache
-from command_line import InputError, Selection, check_at_least, keep_once, one_line, option, parse_config, run
+from command_line import (
+    InputError,
+    Selection,
+    check_at_least,
+    check_positive,
+    keep_once,
+    option,
+    parse_config,
+    require_package,
+    run,
+)
 from devices import choose_device
+from estimates import in_time
 from files import only_writer, read_json, write_json
+from forecast import Workers, describe, seconds_to_train
 from grid import AXES, LATENT_DIMS, plan_path
+from outcomes import Outcome, RunReport, attempt
 from stack_trainer import bytes_of_a_cell
-from train_grid import Task, TrainConfig, choose_backend, plan_tasks, train_task
+from train_grid import Task, TrainConfig, check_room, choose_backend, plan_tasks
 
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
 WORKERS_ON_A_GPU = 3  # the experiment's
@@ -56,30 +70,19 @@ class GridConfig(TrainConfig):
         help="(layer, position) whose SAEs of one latent_dim train as one stack; what is killed in the middle of one "
         "begins it anew; by default what fits the memory of a CUDA device, at most 8, and 1 elsewhere",
     )
-    dry_run: bool = option(False, help="say what would be trained, and stop")
+    engine: str = option(
+        "local", choices=("local", "ray"), help="local: processes on this machine; ray: tasks on a Ray cluster"
+    )
+    ray_address: str = option("local", help="local: Ray on this machine only; auto, or host:port: a cluster's")
+    gpus_per_task: float = option(1 / 3, help="GPUs of each task on Ray; three share one by default")
+    cpus_per_task: int = option(1, help="cores, and threads, of each task on Ray that trains on the CPU")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         keep_once(self, "latent_dims")
-        check_at_least(self, 1, "latent_dims", "workers", "cells_per_stack")
+        check_at_least(self, 1, "latent_dims", "workers", "cells_per_stack", "cpus_per_task")
+        check_positive(self, "gpus_per_task")
         self.check_k(self.latent_dims)
-
-
-class Outcome(NamedTuple):
-    """How a worker's task ended."""
-
-    n_trained: int
-    failures: list[str]  # the SAEs that failed, and why
-    seconds: float
-    refusal: str | None = None  # what is wrong with the input, the disk or the machine, if that ended it
-
-
-class RunReport(NamedTuple):
-    """What a run did."""
-
-    n_trained: int
-    failures: list[str]
-    busy_seconds: float  # of all workers together, in training, measuring and writing
 
 
 def cores() -> int:
@@ -102,19 +105,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
     logging.info("process %d on %s, %d threads", os.getpid(), device, torch.get_num_threads())
     while True:
         task = connection.recv()
-        started = time.perf_counter()
-        failures, refusal = [], None
-        try:
-            failures = train_task(task, config, cache, device, backend, connection.send)
-        except (RuntimeError, MemoryError) as problem:  # out of memory, on any device
-            logging.exception("%s failed", task)
-            failures = task.failed(one_line(problem)[:200])
-        except (InputError, OSError) as problem:
-            logging.exception("%s failed", task)
-            refusal = str(problem)
-        seconds = time.perf_counter() - started
-        logging.info("%s: %.1f s%s", task, seconds, "".join(f"; {failure}" for failure in failures))
-        connection.send(Outcome(max(0, task.n_saes - len(failures)), failures, seconds, refusal))
+        connection.send(attempt(task, config, cache, device, backend, connection.send))
 
 
 def exit_with_parent() -> None:
@@ -181,11 +172,7 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
             queue.clear()
             for worker in workers:
                 worker.process.kill()
-    return RunReport(
-        n_trained=sum(outcome.n_trained for outcome in outcomes),
-        failures=[failure for outcome in outcomes for failure in outcome.failures],
-        busy_seconds=sum(outcome.seconds for outcome in outcomes),
-    )
+    return RunReport.of(outcomes)
 
 
 def record_plan(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]]) -> None:
@@ -203,42 +190,116 @@ def record_plan(config: GridConfig, cache: ActivationCache, cells: list[tuple[in
 
 
 def cells_that_fit(
-    config: GridConfig, cache: ActivationCache, device: torch.device, workers: int, latent_dim: int
+    config: GridConfig,
+    cache: ActivationCache,
+    device: torch.device,
+    workers: int,
+    latent_dim: int,
+    free: int | None = None,
 ) -> int:
-    """How many cells the stacks of a latent_dim are to span."""
+    """How many cells the stacks of a latent_dim are to span, where `workers` share `free` bytes of a CUDA device."""
     if config.cells_per_stack or device.type != "cuda":
         return config.cells_per_stack or 1
-    free, _ = torch.cuda.mem_get_info(device)
+    if free is None:
+        free, _ = torch.cuda.mem_get_info(device)
     of_a_worker = free / workers * USED_OF_FREE - OVERHEAD_BYTES
     of_a_cell = bytes_of_a_cell(len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size)
     return min(max(1, int(of_a_worker / of_a_cell)), MOST_CELLS)
 
 
+class Engine(Protocol):
+    """What trains the stacks: processes of this machine, or a Ray cluster."""
+
+    device: torch.device
+    threads: int | None  # of each worker on the CPU
+    most_workers: int
+
+    def cells_per_stack(self, latent_dim: int) -> int: ...
+
+    def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
+        """An estimate for one worker."""
+
+    def train(
+        self, tasks: list[Task], n_workers: int, backend: str, on_epochs: Callable[[int], object]
+    ) -> RunReport: ...
+
+
+class Processes:
+    """Worker processes on this machine."""
+
+    def __init__(self, config: GridConfig, cache: ActivationCache) -> None:
+        self._config, self._cache = config, cache
+        self.device = choose_device(config.device)
+        on_cpu = self.device.type == "cpu"
+        self.most_workers = config.workers or (min(WORKERS_ON_A_GPU, cores()) if on_cpu else WORKERS_ON_A_GPU)
+        self.threads = max(1, cores() // self.most_workers) if on_cpu else None
+
+    def cells_per_stack(self, latent_dim: int) -> int:
+        return cells_that_fit(self._config, self._cache, self.device, self.most_workers, latent_dim)
+
+    def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return seconds_to_train(tasks, self._config, self._cache, self.device, backend)
+
+    def train(self, tasks: list[Task], n_workers: int, backend: str, on_epochs: Callable[[int], object]) -> RunReport:
+        workers = [Worker(number, self._config, self.threads, backend) for number in range(n_workers)]
+        return run_tasks(tasks, workers, on_epochs)
+
+
+@contextmanager
+def open_engine(config: GridConfig, cache: ActivationCache) -> Iterator[Engine]:
+    """Raises InputError if its devices, or its cluster, cannot be had."""
+    if config.engine == "local":
+        yield Processes(config, cache)
+        return
+    require_package("ray", "--engine ray")
+    from ray_engine import cluster
+    from ray_training import RayTasks
+
+    with cluster(config.ray_address):
+        gpus, cpus = config.gpus_per_task, config.cpus_per_task
+        yield RayTasks(config, cache, config.workers, gpus, cpus, partial(cells_that_fit, config, cache))
+
+
 def main() -> int:
     config = parse_config(GridConfig, __doc__ or "")
-    device = choose_device(config.device)
     cache = ActivationCache(config.activations)
     cells = cache.choose(config.layers, config.positions)
-    wanted = config.workers or (WORKERS_ON_A_GPU if device.type != "cpu" else min(WORKERS_ON_A_GPU, cores()))
-    cells_per_stack = partial(cells_that_fit, config, cache, device, wanted)
-    if config.dry_run:
-        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, cells_per_stack)
-        n_saes = sum(task.n_saes for task in tasks)
-        print(f"{n_saes:,} SAEs to train in {len(tasks):,} stacks on {device}; {n_done:,} are done")
-        return 0
+    with open_engine(config, cache) as engine:
+        if config.dry_run:
+            foretell(config, cache, cells, engine)
+            return 0
+        return train(config, cache, cells, engine)
+
+
+def foretell(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine) -> None:
+    """Say what a run would take. Raises InputError if the disk is too small for it."""
+    tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, engine.cells_per_stack)
+    workers = Workers(
+        min(engine.most_workers, len(tasks)), str(engine.device), choose_backend(config.backend, engine.device)
+    )
+    print(describe(config, cache, tasks, n_done, workers))
+    check_room(config, cache.input_dim, tasks)
+    seconds = engine.seconds_to_train(tasks, workers.backend) / max(1, workers.n)
+    print(f"time: about {in_time(seconds)} if {workers.n} workers do not slow each other down")
+
+
+def train(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine) -> int:
+    """Train what is not done. Returns the exit code."""
     with only_writer(config.results):
-        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, cells_per_stack)
+        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, engine.cells_per_stack)
+        check_room(config, cache.input_dim, tasks)
         n_saes = sum(task.n_saes for task in tasks)
         record_plan(config, cache, cells)
         (config.results / "logs").mkdir(exist_ok=True)
-        n_workers = min(wanted, len(tasks))
-        threads = max(1, cores() // wanted) if device.type == "cpu" else None
+        n_workers = min(engine.most_workers, len(tasks))
         if n_done:
             print(f"{n_done:,} SAEs are already done")
         if not tasks:
             return 0
-        backend = choose_backend(config.backend, device)
-        print(f"training {n_saes:,} SAEs, {n_workers} workers on {device}, logs in {config.results / 'logs'}")
+        backend = choose_backend(config.backend, engine.device)
+        print(f"training {n_saes:,} SAEs, {n_workers} workers on {engine.device}, logs in {config.results / 'logs'}")
         started = time.perf_counter()
         with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=BAR, smoothing=0.05) as bar:
             epochs_done = 0
@@ -249,12 +310,12 @@ def main() -> int:
                     epochs_done += epochs
                     bar.update(n_done + epochs_done / config.epochs - bar.n)
 
-            workers = [Worker(number, config, threads, backend) for number in range(n_workers)]
-            report = run_tasks(tasks, workers, on_epochs)
+            report = engine.train(tasks, n_workers, backend, on_epochs)
         wall_seconds = time.perf_counter() - started
         overhead = 1 - report.busy_seconds / (n_workers * wall_seconds)
         costs = {"wall_seconds": wall_seconds, "overhead": overhead}
-        settings = {"workers": n_workers, "threads": threads, "device": str(device), "backend": backend}
+        settings = {"engine": config.engine, "workers": n_workers, "threads": engine.threads}
+        settings |= {"device": str(engine.device), "backend": backend}
         write_json(config.results / "last_run.json", report._asdict() | costs | settings)
     print(
         f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; the workers had no task {overhead:.1%} of the time"

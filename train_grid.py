@@ -25,6 +25,7 @@ from activation_cache import ActivationCache
 from baselines import measure_baselines
 from command_line import InputError, check_at_least, keep_once, one_line, option, package_versions, parse_config, run
 from devices import choose_device
+from estimates import METRICS_BYTES, check_disk, checkpoint_bytes, in_time, there_already
 from files import only_writer, read_json, write_json
 from frozen_features import LiveEpochs
 from grid import K_VALUES, LATENT_DIMS, baselines_path, checkpoint_path, metrics_path
@@ -52,6 +53,8 @@ class TrainConfig:
         help="torch: plain PyTorch, on any device; fused: compiled for the CPU; auto: fused wherever it is faster",
     )
     overwrite: bool = option(False, help="train again what was trained with other settings")
+    no_checkpoints: bool = option(False, help="keep the metrics only; without this flag those SAEs train again")
+    dry_run: bool = option(False, help="say what would be trained, what it would take and for how long, and stop")
 
     def __post_init__(self) -> None:
         keep_once(self, "k_values")
@@ -134,6 +137,7 @@ class Existing(NamedTuple):
     done: tuple[int, ...]  # the k of SAEs that are whole and were trained with the same settings
     damaged: list[str]  # files to be written again, and why
     difference: str | None  # how the settings differ, if they do
+    n_metrics_only: int = 0  # SAEs that would be done but for their checkpoints, which were not kept
 
 
 def find_existing(
@@ -143,8 +147,12 @@ def find_existing(
     latent_dim: int,
     k_values: Sequence[int],
     settings: dict[str, Any],
+    metrics_only: bool = False,
 ) -> Existing:
-    """Look for finished SAEs. The metrics file is written last: what it does not name is not finished."""
+    """Look for finished SAEs. The metrics file is written last: what it does not name is not finished.
+
+    With `metrics_only` an SAE needs no checkpoint to be.
+    """
     path = metrics_path(results, position, layer, latent_dim)
     if not path.exists():
         return Existing((), [], None)
@@ -156,17 +164,20 @@ def find_existing(
             for name, value in settings.items()
             if metadata.get(name) != value
         ]
-        found = {int(k) for k in by_k}
+        found, unkept = {int(k) for k in by_k}, set(metadata.get("without_checkpoint", []))
     except (InputError, LookupError, TypeError, AttributeError, ValueError):
         return Existing((), [f"{path} is damaged"], None)
     if differences:
         return Existing((), [], f"{path}: {', '.join(differences)}")
+    there = [k for k in k_values if k in found]
+    if metrics_only:
+        return Existing(tuple(there), [], None)
     done, damaged = [], []
-    for k in k_values:
-        if k in found:
+    for k in there:
+        if k not in unkept:
             problem = checkpoint_problem(checkpoint_path(results, position, layer, latent_dim, k))
             done.append(k) if problem is None else damaged.append(problem)
-    return Existing(tuple(done), damaged, None)
+    return Existing(tuple(done), damaged, None, n_metrics_only=len(unkept.intersection(there)))
 
 
 def checkpoint_problem(path: Path) -> str | None:
@@ -194,20 +205,20 @@ def plan_tasks(
     settings and `config.overwrite` is off.
     """
     parts: dict[int, list[Part]] = {latent_dim: [] for latent_dim in sorted(latent_dims, reverse=True)}
-    n_done, differences = 0, []
+    n_done, n_metrics_only, differences = 0, 0, []
     for layer, position in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
         fingerprint = cache.fingerprint(layer, position)
         baselines = () if has_baselines(config, layer, position, fingerprint, latent_dims) else tuple(latent_dims)
         for latent_dim in parts:
-            existing = find_existing(
-                config.results, layer, position, latent_dim, config.k_values, config.settings(fingerprint)
-            )
+            where = (config.results, layer, position, latent_dim)
+            existing = find_existing(*where, config.k_values, config.settings(fingerprint), config.no_checkpoints)
             for problem in existing.damaged:
                 tqdm.write(f"{problem}: its SAEs are trained again")
             if existing.difference:
                 differences.append(existing.difference)
             left = tuple(k for k in config.k_values if k not in existing.done)
             n_done += len(existing.done)
+            n_metrics_only += existing.n_metrics_only
             if left or baselines:
                 parts[latent_dim].append(Part(layer, position, latent_dim, left, fingerprint, baselines))
                 baselines = ()  # once for the cell
@@ -216,6 +227,8 @@ def plan_tasks(
             f"{config.results} holds SAEs trained with other settings ({differences[0]}; {len(differences)} files "
             "in all): choose another --results, or --overwrite them"
         )
+    if n_metrics_only:
+        print(f"{n_metrics_only:,} SAEs have metrics and, by --no-checkpoints, no checkpoint: they are trained again")
     stacks = (batched(parts[latent_dim], cells_per_stack(latent_dim)) for latent_dim in parts)
     # Cell by cell, and of a cell the longest first, for an even end.
     in_turn = (stack for turn in zip_longest(*stacks) for stack in turn if stack)
@@ -392,6 +405,24 @@ def write_baselines(
     write_json(path, {"metadata": metadata | inputs} | measured)
 
 
+def check_room(config: TrainConfig, input_dim: int, tasks: Sequence[Task]) -> None:
+    """Raises InputError if the disk is too small for what `tasks` write."""
+    way_out = "train fewer SAEs" if config.no_checkpoints else "keep the metrics only, with --no-checkpoints"
+    check_disk(config.results, bytes_to_write(config, input_dim, tasks), way_out)
+
+
+def bytes_to_write(config: TrainConfig, input_dim: int, tasks: Sequence[Task]) -> int:
+    """What the files of `tasks` need of the disk, beyond those that they replace."""
+    n_bytes = 0
+    for part in (part for task in tasks for part in task.parts):
+        n_bytes += (len(part.k_values) + 1) * METRICS_BYTES
+        if not config.no_checkpoints:
+            where = (config.results, part.position, part.layer, part.latent_dim)
+            n_bytes += len(part.k_values) * checkpoint_bytes(input_dim, part.latent_dim)
+            n_bytes -= there_already(checkpoint_path(*where, k) for k in part.k_values)
+    return n_bytes
+
+
 def write_part(
     part: Part,
     trained: Sequence[tuple[TopKSAE, Trained]],
@@ -407,7 +438,7 @@ def write_part(
     layer, position, latent_dim = part.layer, part.position, part.latent_dim
     settings = config.settings(part.fingerprint)
     path = metrics_path(config.results, position, layer, latent_dim)
-    by_k = same_settings_results(path, latent_dim, settings)
+    by_k, unkept = same_settings_results(path, latent_dim, settings)
     failures = []
     for sae, outcome in trained:
         if not outcome.finite:
@@ -418,27 +449,47 @@ def write_part(
             "epochs": config.epochs,
         }
         sae.config |= {"position": position, "layer": layer} | settings
-        sae.save(checkpoint_path(config.results, position, layer, latent_dim, sae.k))
+        checkpoint = checkpoint_path(config.results, position, layer, latent_dim, sae.k)
+        if config.no_checkpoints:
+            checkpoint.unlink(missing_ok=True)  # one of other settings would be taken for this SAE's
+            unkept.add(sae.k)
+        else:
+            sae.save(checkpoint)
+            unkept.discard(sae.k)
         by_k[str(sae.k)] = sae.metrics
     if by_k:
         ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
+        if unkept:
+            metadata = metadata | {"without_checkpoint": sorted(unkept)}
         write_json(path, {"metadata": metadata | settings, "results": {str(latent_dim): ordered}})
     return failures
 
 
-def same_settings_results(path: Path, latent_dim: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """The metrics by k that a metrics file already holds for the same settings.
+def same_settings_results(path: Path, latent_dim: int, settings: dict[str, Any]) -> tuple[dict[str, Any], set[int]]:
+    """The metrics by k that a metrics file already holds for the same settings, and the k without a checkpoint.
 
     A file of other settings, which is about to be replaced, is removed: its checkpoints will not be its own.
     """
     try:
         content = read_json(path)
         if all(content["metadata"].get(name) == value for name, value in settings.items()):
-            return dict(content["results"][str(latent_dim)])
+            unkept = set(content["metadata"].get("without_checkpoint", []))
+            return dict(content["results"][str(latent_dim)]), unkept
     except (FileNotFoundError, InputError, LookupError, TypeError, AttributeError, ValueError):
         pass
     path.unlink(missing_ok=True)
-    return {}
+    return {}, set()
+
+
+def foretell(config: CellConfig, cache: ActivationCache, device: torch.device) -> None:
+    """Say what a run would take. Raises InputError if the disk is too small for it."""
+    from forecast import Workers, describe, seconds_to_train  # which import this module
+
+    tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
+    backend = choose_backend(config.backend, device)
+    print(describe(config, cache, tasks, n_done, Workers(1, str(device), backend)))
+    check_room(config, cache.input_dim, tasks)
+    print(f"time: about {in_time(seconds_to_train(tasks, config, cache, device, backend))}")
 
 
 def main() -> int:
@@ -450,9 +501,13 @@ def main() -> int:
             f"no layer {config.layer}, position {config.position} in {config.activations}; it has layers "
             f"{', '.join(map(str, cache.layers))} and positions {', '.join(map(str, cache.positions))}"
         )
+    if config.dry_run:
+        foretell(config, cache, device)
+        return 0
     failures = []
     with only_writer(config.results):
         tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
+        check_room(config, cache.input_dim, tasks)
         if n_done:
             print(f"{n_done} SAEs are already done")
         n_saes = sum(task.n_saes for task in tasks)

@@ -62,6 +62,7 @@ class FigureConfig:
     k: int = option(SLICE_K, help="k of the heatmaps that show one")
     latent_dim: int = option(SLICE_LATENT_DIM, help="latent_dim of all heatmaps")
     allow_partial: bool = option(False, help="draw an incomplete grid, absent cells hatched")
+    dry_run: bool = option(False, help="say what would be read and written, and stop")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim")
@@ -138,13 +139,17 @@ def main() -> int:
     if grid.missing:
         print(f"Incomplete: {len(grid.missing):,} SAEs are missing; their cells are hatched.")
     drawn, left_out = figures(make_study(grid, chosen))
-    contents = {name: png(figure, origin) for name, figure in drawn.items()}
     output = config.output or config.results[0]
+    for figure in left_out:
+        print(f"left out: {figure}")
+    if config.dry_run:
+        print(grid.describe_files(config.results))
+        print("\n".join(f"would be written: {output / name}" for name in drawn))
+        return 0
+    contents = {name: png(figure, origin) for name, figure in drawn.items()}
     output.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_bytes(output / name, content)
-    for figure in left_out:
-        print(f"left out: {figure}")
     print("\n".join(f"written: {output / name}" for name in contents))
     return 0
 

@@ -330,6 +330,16 @@ def test_a_folder_that_is_absent_or_holds_no_metrics_is_refused(tmp_path: Path, 
         assert not (folder / "analysis_summary.json").exists()
 
 
+def test_a_dry_run_says_what_it_would_read_and_write_and_writes_nothing(hand_worked: Path, call: Call) -> None:
+    before = sorted(hand_worked.iterdir())
+    code, output, _ = call(main, "--results", hand_worked, "--dry-run")
+    n_files = len(list(hand_worked.glob("grid_metrics_*.json")))
+    assert code == 0
+    assert f" SAEs from {n_files} metrics files in {hand_worked}" in output
+    assert f"would be written: {hand_worked / 'analysis_summary.json'}" in output
+    assert sorted(hand_worked.iterdir()) == before
+
+
 def test_a_full_disk_ends_with_one_line_no_tables_and_nothing_half_written(
     hand_worked: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

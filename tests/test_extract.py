@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from codi_checkpoints import (
 )
 from torch import Tensor
 
+import estimates
 import extract_activations
 from activation_cache import ActivationCache
 from command_line import InputError
@@ -534,6 +536,58 @@ def test_a_disk_too_small_is_known_before_the_work_and_nothing_stays(
     assert batches.seen == []
     assert content(tmp_path / "activations") == {}
     assert not list((tmp_path / "activations").glob(".*.tmp"))
+
+
+def too_small_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+
+
+def test_a_disk_that_has_no_room_for_the_activations_is_refused_before_anything_is_written(
+    extract: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_small_a_disk(monkeypatch)
+    # 18 cells of 23 x 32 float32 and a header of 128 bytes
+    assert_refused(extract(), "needs 55.3 KB more, and its disk has 1.0 KB left", tmp_path / "activations")
+
+
+def test_a_run_that_goes_on_needs_no_new_room(extract: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        Batches(patch, stop_after=2)
+        extract("--batch-size", 5)
+    too_small_a_disk(monkeypatch)
+    assert extract("--batch-size", 5)[0] == 0
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    extract: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, stdout, stderr = extract("--dry-run", "--dtype", "float16", "--batch-size", 4)
+    assert (code, stderr) == (0, "")
+    rows, cells, disk, memory, seconds = stdout.splitlines()
+    assert rows == "rows: 23 questions of 5 to 44 tokens"
+    assert cells == "cells: 18 (3 layers x 6 positions), each 23 x 32 float16"
+    assert disk.startswith(f"disk: 28.8 KB in {tmp_path / 'activations'}, of which 28.8 KB are not there yet; ")
+    assert memory.endswith(" at the longest batch, on cpu")
+    assert seconds == "time: about 1 s for 6 batches of 4"
+    assert not (tmp_path / "activations").exists()
+    too_small_a_disk(monkeypatch)
+    code, stdout, stderr = extract("--dry-run")
+    assert code == 2
+    assert "55.3 KB" in stdout
+    assert "and its disk has 1.0 KB left" in stderr
+
+
+def test_bfloat16_weights_give_a_cache_of_their_own(extract: Call, tmp_path: Path) -> None:
+    assert extract("--model-dtype", "bfloat16")[0] == 0
+    assert json.loads((tmp_path / "activations/metadata.json").read_text())["model_dtype"] == "bfloat16"
+    assert extract("--activations", tmp_path / "full")[0] == 0
+    assert_refused(extract("--model-dtype", "bfloat16", "--activations", tmp_path / "full"), "model_dtype: None there")
+    full, half = (ActivationCache(tmp_path / name).cell(1, 2) for name in ("full", "activations"))
+    assert 0 < np.abs(half - full).max() < 0.5 * np.abs(full).max()
+
+
+def test_a_device_beside_a_device_map_is_refused(extract: Call) -> None:
+    assert_refused(extract("--device-map", "auto"), "leave --device out")
 
 
 def test_a_disk_full_amid_the_run_leaves_a_cache_that_goes_on(

@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,6 +237,50 @@ OTHER_ARCHITECTURES: dict[str, dict[str, Any]] = {
     "opt": SMALL | {"ffn_dim": 64, "word_embed_proj_dim": INPUT_DIM, "max_position_embeddings": 96},
     "bloom": {"vocab_size": VOCABULARY, "hidden_size": INPUT_DIM, "n_head": 4, "n_layer": 2},
 }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_weights_take_half_the_memory_and_leave_the_stream_in_float32(
+    codi_files: dict[str, CodiFiles], family: str
+) -> None:
+    files = codi_files[family]
+    full = load(files)
+    half = LatentReasoner.load(str(files.checkpoint), str(files.base), LORA_ALPHA, dtype=torch.bfloat16)
+    states, reference = batch_states(half), reference_states(files)
+    assert half.facts().n_bytes < 0.52 * full.facts().n_bytes
+    assert (states != states.bfloat16()).float().mean() > 0.9
+    assert 1e-4 < (states - reference).norm() / reference.norm() < 0.1
+    assert half.facts().fingerprint != full.facts().fingerprint
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "opt", "qwen3"])
+def test_bfloat16_weights_run_in_other_architectures_too(model_type: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(model_type, bos_token_id=BOS, eos_token_id=EOS, **OTHER_ARCHITECTURES[model_type])
+    folder = str(write_plain(tmp_path, config=config))
+    tokens = [words_to_tokens(question, False) for question in QUESTIONS]
+    full, half = (LatentReasoner.load(folder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    states = half.hidden_states(tokens, [0, 1], range(4))
+    assert relative_difference(states, full.hidden_states(tokens, [0, 1], range(4))) < 0.1
+
+
+def test_a_device_map_changes_no_state(llama: CodiFiles, plain: Path) -> None:
+    for words in ((str(llama.checkpoint), str(llama.base), LORA_ALPHA), (str(plain),)):
+        whole, mapped = LatentReasoner.load(*words), LatentReasoner.load(*words, device_map="auto")
+        assert torch.equal(batch_states(mapped), batch_states(whole))
+
+
+def test_without_accelerate_a_device_map_is_refused(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install -r requirements-cluster\.txt"):
+        LatentReasoner.load(str(plain), device_map="auto")
+
+
+def test_a_model_that_does_not_fit_on_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    latent_reasoning.refuse_offloading(SimpleNamespace(), "it")
+    model = SimpleNamespace(hf_device_map={"embed": 0, "layers.7": "cpu", "norm": "disk"})
+    with pytest.raises(InputError, match=r"no room for layers\.7 and 1 modules more; .* --model-dtype bfloat16"):
+        latent_reasoning.refuse_offloading(model, "it")
 
 
 @pytest.mark.parametrize("model_type", OTHER_ARCHITECTURES)

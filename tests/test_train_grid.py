@@ -4,15 +4,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_results, correlated_rows, weights
+from conftest import assert_close, assert_same_results, correlated_rows, weights
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import estimates
+import forecast
 import train_grid
 from activation_cache import ActivationCache, split_rows
 from grid import baselines_path, checkpoint_path, load_grid, metrics_path
@@ -279,6 +282,86 @@ def test_baselines_that_are_lacking_are_measured_and_no_sae_trained_again(
     monkeypatch.setattr(train_grid, "train_saes", None)
     assert run_small(call, activations, results)[0] == 0
     assert path.read_text() == whole
+
+
+def test_without_checkpoints_the_metrics_are_the_same_and_a_second_run_trains_nothing(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_small(call, activations, tmp_path / "whole")
+    results = tmp_path / "results"
+    assert run_small(call, activations, results, "--no-checkpoints")[0] == 0
+    assert not list(results.glob("*.pt"))
+    content, whole = (json.loads(metrics_path(f, 1, 2, 24).read_text()) for f in (results, tmp_path / "whole"))
+    assert content["metadata"].pop("without_checkpoint") == [2, 4]
+    assert_close(content, whole)
+    assert len(load_grid(results).table) == 4
+    monkeypatch.setattr(train_grid, "train_saes", None)
+    code, out, _ = run_small(call, activations, results, "--no-checkpoints")
+    assert code == 0
+    assert "4 SAEs are already done" in out
+
+
+def test_checkpoints_that_were_not_kept_are_trained_when_they_are_wanted(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    run_small(call, activations, tmp_path / "whole", "--k-values", 2, 4, 6)
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    run_small(call, activations, results, "--no-checkpoints", "--k-values", 2, 4, 6)
+    assert len(list(results.glob("*.pt"))) == 4  # those of the first run stay
+    assert json.loads(metrics_path(results, 1, 2, 16).read_text())["metadata"]["without_checkpoint"] == [6]
+    code, out, _ = run_small(call, activations, results, "--k-values", 2, 4, 6)
+    assert code == 0
+    assert "2 SAEs have metrics and, by --no-checkpoints, no checkpoint: they are trained again" in out
+    assert "4 SAEs are already done" in out
+    assert_same_results(results, tmp_path / "whole")
+
+
+def test_a_checkpoint_of_other_settings_does_not_stay_beside_metrics_without_one(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    assert run_small(call, activations, results, "--epochs", 2, "--overwrite", "--no-checkpoints")[0] == 0
+    assert not list(results.glob("*.pt"))
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_work(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert (code, len(err.splitlines())) == (2, 1)
+    # four SAEs of 4 x (2 x 12 x latent_dim + 12 + latent_dim) + 3,300 bytes, and 900 for each and each metrics file
+    assert "needs 26.8 KB more" in err
+    assert "--no-checkpoints" in err
+    assert not list((tmp_path / "results").glob("[!.]*"))
+    assert run_small(call, activations, tmp_path / "results", "--no-checkpoints")[0] == 0
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(call: Call, activations: Path, tmp_path: Path) -> None:
+    code, out, err = run_small(call, activations, tmp_path / "results", "--dry-run")
+    assert (code, err) == (0, "")
+    what, cells, disk, memory, seconds = out.splitlines()
+    assert what == "4 SAEs to train in 2 stacks on cpu; 0 are done"
+    assert cells == "cells: 1, each 120 x 12"
+    assert disk.startswith(f"disk: 26.8 KB of checkpoints and metrics in {tmp_path / 'results'}; ")
+    assert memory.startswith("memory: about 430.")
+    assert seconds == "time: about 1 s"
+    assert not (tmp_path / "results").exists()
+    run_small(call, activations, tmp_path / "results")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    written = sum(path.stat().st_size for path in before)
+    assert written == pytest.approx(26_800, rel=0.1)
+    code, out, _ = run_small(call, activations, tmp_path / "results", "--dry-run")
+    assert out.splitlines()[0] == "0 SAEs to train in 0 stacks on cpu; 4 are done"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_a_short_training_stands_for_a_long_one_by_its_number_of_batches() -> None:
+    orders = [np.arange(10), np.arange(10)[::-1], np.arange(10)]
+    for n_batches, n_rows in [(1, [4]), (3, [10]), (4, [10, 4]), (9, [10, 10, 10])]:
+        assert [len(order) for order in forecast.first_batches(orders, n_batches, 4)] == n_rows
 
 
 def test_other_activations_are_other_settings(call: Call, activations: Path, tmp_path: Path) -> None:

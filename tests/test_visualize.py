@@ -74,6 +74,16 @@ def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in [*figure.texts, *legend, *on_axes, *labels])
 
 
+def test_a_dry_run_names_the_figures_and_writes_none(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    results = write_grid(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
+    before = set(results.iterdir())
+    code, output, _ = call(visualize_all_layers.main, "--results", results, "--dry-run")
+    assert code == 0
+    assert f"read: 8 SAEs from 4 metrics files in {results}" in output
+    assert all(f"would be written: {results / name}" in output for name in NAMES)
+    assert set(results.iterdir()) == before
+
+
 def test_of_the_originals_files_the_six_figures_and_the_variance_are_drawn_and_nothing_else(tmp_path: Path) -> None:
     results = write_grid(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
     before = set(results.iterdir())

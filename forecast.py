@@ -1,0 +1,131 @@
+"""What a training run would take: for `--dry-run` of `train_grid.py` and `train_all_layers_positions.py`.
+
+The time comes from training one stack of each latent_dim for some seconds, measuring one of its SAEs, and, where they
+are still to be measured, the baselines of one cell.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from activation_cache import ActivationCache
+from baselines import measure_baselines
+from estimates import free_bytes, in_bytes, n_weights
+from stack_trainer import bytes_of_a_cell
+from topk_sae import TopKSAE, evaluate
+from train_grid import Task, TrainConfig, bytes_to_write, epoch_orders, load_cells, seeded_sae, train_saes
+
+# A stack trains for a few batches, then for twice as many, until a run of it takes so long.
+CALIBRATION_SECONDS = 3.0
+FEWEST_BATCHES = 4
+# A worker process before it has any data: Python, torch and the compiled trainer. Measured on Linux.
+PROCESS_BYTES = 430_000_000
+# The fused trainer holds an SAE as it came, as it works on it, two moments, and as it goes.
+FUSED_COPIES = 5
+
+
+class Workers(NamedTuple):
+    """Who would train."""
+
+    n: int
+    device: str
+    backend: str
+
+
+def describe(config: TrainConfig, cache: ActivationCache, tasks: Sequence[Task], n_done: int, workers: Workers) -> str:
+    """The run in words, without its time."""
+    n_saes = sum(task.n_saes for task in tasks)
+    cells = {(part.layer, part.position) for task in tasks for part in task.parts}
+    what = "metrics" if config.no_checkpoints else "checkpoints and metrics"
+    memory = max((worker_bytes(task, config, cache, workers) for task in tasks), default=0)
+    return (
+        f"{n_saes:,} SAEs to train in {len(tasks):,} stacks on {workers.device}; {n_done:,} are done\n"
+        f"cells: {len(cells):,}, each {cache.n_examples:,} x {cache.input_dim:,}\n"
+        f"disk: {in_bytes(bytes_to_write(config, cache.input_dim, tasks))} of {what} in {config.results}; "
+        f"{in_bytes(free_bytes(config.results))} free\n"
+        f"memory: about {in_bytes(memory)} for each of {workers.n} workers"
+    )
+
+
+def worker_bytes(task: Task, config: TrainConfig, cache: ActivationCache, workers: Workers) -> int:
+    """The memory that a worker needs for `task`: the device's, on the CPU with the process itself."""
+    n_cells, input_dim = len(task.parts), cache.input_dim
+    if workers.backend == "fused":
+        of_saes = 4 * n_weights(input_dim, task.latent_dim) * (task.n_saes + FUSED_COPIES)
+        return PROCESS_BYTES + n_cells * 4 * cache.n_examples * input_dim + of_saes
+    most = max(len(part.k_values) for part in task.parts)
+    of_a_cell = bytes_of_a_cell(most, cache.n_examples, input_dim, task.latent_dim, config.batch_size)
+    return n_cells * of_a_cell + (PROCESS_BYTES if workers.device == "cpu" else 0)
+
+
+def seconds_to_train(
+    tasks: Sequence[Task], config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
+) -> float:
+    """How long one worker would take for all `tasks`."""
+    seconds = 0.0
+    for latent_dim in {task.latent_dim for task in tasks}:
+        alike = [task for task in tasks if task.latent_dim == latent_dim and task.n_saes]
+        if alike:
+            of_one = seconds_of_a_stack(alike[0], config, cache, device, backend)
+            seconds += of_one * sum(task.n_saes for task in alike) / alike[0].n_saes
+    with_baselines = [part for task in tasks for part in task.parts if part.baselines]
+    if with_baselines:
+        x_train, x_validation = (x[0] for x in load_cells(cache, with_baselines[:1], device))
+        untrained = (
+            seeded_sae(cache.input_dim, latent_dim, k, config.seed, 0, 0).to(device)
+            for latent_dim in with_baselines[0].baselines
+            for k in config.k_values
+        )
+        started = time.perf_counter()
+        measure_baselines(x_train, x_validation, config.k_values, untrained)
+        seconds += (time.perf_counter() - started) * len(with_baselines)
+    return seconds
+
+
+def seconds_of_a_stack(
+    task: Task, config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
+) -> float:
+    """Training the stack and measuring its SAEs."""
+    x_train, x_validation = load_cells(cache, task.parts, device)
+    cells = [cell for cell, part in enumerate(task.parts) for _ in part.k_values]
+    n_rows = x_train.shape[1]
+
+    def train(n_batches: int) -> tuple[float, list[TopKSAE]]:
+        saes = [
+            seeded_sae(cache.input_dim, part.latent_dim, k, config.seed, part.layer, part.position)
+            for part in task.parts
+            for k in part.k_values
+        ]
+
+        def orders(cell: int) -> Iterator[np.ndarray]:
+            whole = epoch_orders(n_rows, config.epochs, config.seed, *task.parts[cell][:2])
+            return first_batches(whole, n_batches, config.batch_size)
+
+        started = time.perf_counter()
+        train_saes(saes, cells, x_train, orders, config, backend, on_epochs=lambda n: None)
+        return time.perf_counter() - started, saes
+
+    train(1)  # the first one is slow
+    n_all = -(-n_rows // config.batch_size) * config.epochs
+    n_batches, seconds, pace = 0, 0.0, 0.0
+    while seconds < CALIBRATION_SECONDS and n_batches < n_all:
+        n_more = min(max(n_batches, FEWEST_BATCHES), n_all - n_batches)
+        longer, saes = train(n_batches + n_more)
+        # Of the later batches alone: without what a stack costs once, and with the dead features that are no cost.
+        pace = max(0.0, longer - seconds) / n_more
+        n_batches, seconds = n_batches + n_more, longer
+    started = time.perf_counter()
+    evaluate(saes[0], x_train[cells[0]], x_validation[cells[0]])
+    return seconds + pace * (n_all - n_batches) + (time.perf_counter() - started) * len(saes)
+
+
+def first_batches(orders: Iterable[np.ndarray], n_batches: int, batch_size: int) -> Iterator[np.ndarray]:
+    """The orders as far as their first `n_batches`."""
+    for order in orders:
+        if n_batches <= 0:
+            return
+        yield order[: n_batches * batch_size]
+        n_batches -= -(-len(order) // batch_size)
