@@ -30,6 +30,7 @@ LEVELS = 8  # live features are rounded up to eighths of latent_dim: SAEs with a
 WORTH = 6  # eighths at most: with more of them live, choosing and copying would cost what is saved
 BLOCK = 512  # features whose pre-activations on all rows are held at a time
 ROUNDING = 2e-6  # of |x| |w|: generous for the rounding of a float32 dot product
+ROUNDING_TF32 = 2e-3  # of one in TF32, whose factors have 11 significant bits
 FEATURE_AXES = (-1, -1, -2, None)  # of an SAE's W_enc, b_enc, W_dec and b_dec in the stack
 
 
@@ -147,12 +148,13 @@ def well_below(
 
     The first as a mask (latent_dim,), the second (n,). norms (n,): of the rows.
     """
+    rounding = ROUNDING_TF32 if x.is_cuda else ROUNDING
     is_below = torch.zeros(W_enc.shape[1], dtype=torch.bool, device=x.device)
     largest = torch.zeros_like(limit)
     for block in features.split(BLOCK):
         weights = W_enc[:, block]  # (input_dim, block)
         reach = torch.addmm(b_enc[:, block], x, weights).abs_()  # (n, block)
-        reach += ROUNDING * norms[:, None] * weights.norm(dim=0)
+        reach += rounding * norms[:, None] * weights.norm(dim=0)
         below = (reach < limit[:, None]).all(dim=0)
         is_below[block] = below
         largest = torch.maximum(largest, reach.where(below, 0).amax(dim=1))

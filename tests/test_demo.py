@@ -16,8 +16,11 @@ from torch.nn import functional as F
 
 from command_line import InputError
 from demo.measure_demo_model import (
+    MeasureConfig,
     last_number,
+    measure_accuracy,
     probe_accuracy,
+    readme,
     swap_partners,
 )
 from demo.problems import MAX_STEPS, SPLITS, make_problem, problems, split_of
@@ -219,3 +222,35 @@ def test_the_answer_is_the_last_number_without_commas() -> None:
     assert last_number("3 + 4 = 7, so #### 1,234") == 1234
     assert last_number("-2.5") == -2.5
     assert last_number("none") != last_number("none")  # NaN: never right
+
+
+def test_the_shipped_model_solves_unseen_problems_and_needs_its_thoughts_for_it() -> None:
+    reasoner = LatentReasoner.load(str(MODEL))
+    accuracy = measure_accuracy(reasoner, MeasureConfig(n_problems=300, batch_size=100, seed=7), max_steps=6)
+    assert accuracy["all"]["own"] >= 0.9
+    for steps in ("5", "6"):
+        row = accuracy["by_steps"][steps]
+        assert row["own"] - max(row["mean"], row["swapped"]) >= 0.4
+    assert accuracy["differ_one_at_a_time"] == 0
+
+
+def test_the_shipped_models_page_is_made_of_its_measurements() -> None:
+    training, measured = (json.loads((MODEL / name).read_text()) for name in ("training.json", "measurements.json"))
+    assert (MODEL / "README.md").read_text() == readme(training, measured["accuracy"], measured["probes"])
+
+
+def test_the_findings_are_those_of_the_files(tmp_path: Path) -> None:
+    missing = demo("tell_findings.py", "--results", tmp_path)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    best = {"layer": 1, "position": 2, "latent_dim": 64, "k": 5, "fvu": 0.25}
+    judged = {"layers": [{"layer": 1, "best": best}, {"layer": 2, "best": None}], "better_than_pca": 3}
+    judged |= {"collapsed": 1, "rank_correlation": {"high_ev_low_fvu": 0.5}}
+    (tmp_path / "analysis_summary.json").write_text(json.dumps({"total_saes": 8, "by_error": judged}))
+    (tmp_path / "a.png").write_bytes(b"")
+    told = demo("tell_findings.py", "--results", tmp_path)
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert [line[:2] for line in lines[:3]] == ["1.", "2.", "3."]
+    assert "0.250, at layer 1, position 2, latent_dim 64, k 5" in lines[1]
+    assert lines[2].startswith("3. 3 of 8 SAEs have a lower fvu than PCA")
+    assert lines[-1].strip() == str(tmp_path / "a.png")
