@@ -63,7 +63,9 @@ class AnalysisConfig:
     def record(self) -> Json:
         """The flags as they go into what is written: no path of this machine."""
         output = shown(self.output) if self.output else None
-        return asdict(self) | {"output": output, "results": [shown(path) for path in self.results]}
+        record = asdict(self) | {"output": output, "results": [shown(path) for path in self.results]}
+        del record["dry_run"]  # what is written was no dry run
+        return record
 
 
 def plain(value: Any) -> Any:

@@ -70,7 +70,9 @@ class FigureConfig:
     def record(self) -> dict[str, Any]:
         """The flags as they go into what is written: no path of this machine."""
         paths = {"results": [shown(path) for path in self.results], "output": self.output and shown(self.output)}
-        return asdict(self) | paths
+        record = asdict(self) | paths
+        del record["dry_run"]  # what is written was no dry run
+        return record
 
 
 def heatmap(grid: Grid, chosen: Slice, quantity: Quantity, k_values: Sequence[int], all_k: bool) -> Figure:
