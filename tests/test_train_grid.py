@@ -1,6 +1,7 @@
 """Training one (layer, position): the same as a textbook loop, together as alone, resumable, never half-written."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -347,7 +348,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(call: Call, activa
     assert cells == "cells: 1, each 120 x 12"
     assert disk.startswith(f"disk: 26.8 KB of checkpoints and metrics in {tmp_path / 'results'}; ")
     assert memory.startswith("memory: about 430.")
-    assert seconds == "time: about 1 s"
+    assert re.fullmatch(r"time: about \d+ s", seconds)
     assert not (tmp_path / "results").exists()
     run_small(call, activations, tmp_path / "results")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
