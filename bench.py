@@ -236,7 +236,8 @@ def seconds_per_epoch(job: Job, x: Tensor, config: TrainConfig, backend: str) ->
 def measure_job(job: Job, x: Tensor, config: TrainConfig, backend: str, threads: int) -> Measured:
     """To be called in a process of its own: its peak memory is taken from the process's."""
     torch.set_num_threads(threads)
-    seconds_per_epoch(Job(job.method, TINY), torch.rand(4, TINY.input_dim), config, backend)  # starts the threads
+    # Starts the threads, and takes enough steps for all compiled code to be loaded, that of freezing too.
+    seconds_per_epoch(Job(job.method, TINY), torch.rand(4, TINY.input_dim), replace(config, epochs=60), backend)
     forget_peak()
     before = peak_mib()
     seconds, sae = seconds_per_epoch(job, x, config, backend)

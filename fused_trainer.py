@@ -95,9 +95,9 @@ def train_fused(
     with _Team() as team:
         trainer = _Trainer(x, initial, k, batch_size, lr, freeze, team)
         for epoch, order in enumerate(epoch_orders):
-            squares = sum(trainer.step(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+            loss = trainer.epoch(order, batch_size)
             if on_epoch is not None:
-                on_epoch(epoch, squares / x.size)
+                on_epoch(epoch, loss)
         return trainer.result()
 
 
@@ -192,6 +192,11 @@ class _Trainer:
         self.norms, self.bounds = zeros(len(x)), zeros(len(x))
         if freeze:
             team.run(lambda first, last: kernels.row_norms(x, self.norms, first, last), team.cuts(len(x)))
+
+    def epoch(self, order: IntArray, batch_size: int) -> float:
+        """One pass over the rows in this order; returns the mean squared error over all values."""
+        squares = sum(self.step(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+        return squares / self.x.size
 
     def step(self, order: IntArray) -> float:
         """One optimiser step on the rows `order`; returns the sum of the squared residuals."""
@@ -402,21 +407,27 @@ def train_sae(
     lr: float,
     on_epochs: Callable[[int], object] = lambda n: None,
 ) -> Trained:
-    """Train `sae` on x (n, input_dim), in place; `on_epochs(1)` is called after each epoch."""
+    """Train `sae` on x (n, input_dim), in place; `on_epochs(1)` is called after each epoch.
+
+    Meanwhile its parameters are empty, so that the weights are held once.
+    """
     started = time.perf_counter()
-    losses: list[float] = []
-
-    def after_epoch(epoch: int, mean_loss: float) -> None:
-        losses.append(mean_loss)
-        on_epochs(1)
-
-    parameters = (sae.encoder.weight, sae.encoder.bias, sae.decoder.weight.T, sae.decoder.bias)
-    initial = SAEArrays(*(np.ascontiguousarray(parameter.detach().numpy()) for parameter in parameters))
-    trained = train_fused(x.numpy(), initial, sae.k, orders, batch_size=batch_size, lr=lr, on_epoch=after_epoch)
-    with torch.no_grad():
-        for parameter, weight in zip(parameters, trained, strict=True):
-            parameter.copy_(torch.from_numpy(weight))
-    return Trained(bool(np.isfinite(losses).all()), time.perf_counter() - started)
+    parameters = (sae.encoder.weight, sae.encoder.bias, sae.decoder.weight, sae.decoder.bias)
+    finite = True
+    with _Team() as team:
+        W_enc, b_enc, W_dec, b_dec = (parameter.detach().numpy() for parameter in parameters)
+        initial = SAEArrays(W_enc, b_enc, W_dec.T, b_dec)
+        trainer = _Trainer(x.numpy(), initial, sae.k, batch_size, lr, freeze=True, team=team)
+        del W_enc, b_enc, W_dec, b_dec, initial
+        for parameter in parameters:  # the trainer has them now: no second copy of the weights meanwhile
+            parameter.data = parameter.data.new_empty(0)
+        for order in orders:
+            finite &= math.isfinite(trainer.epoch(order, batch_size))
+            on_epochs(1)
+        trained = trainer.result()
+    for parameter, weight in zip(parameters, trained._replace(W_dec=trained.W_dec.T), strict=True):
+        parameter.data = torch.from_numpy(np.ascontiguousarray(weight))
+    return Trained(finite, time.perf_counter() - started)
 
 
 def try_out() -> None:

@@ -27,6 +27,7 @@ from command_line import InputError, check_at_least, keep_once, one_line, option
 from devices import choose_device
 from estimates import METRICS_BYTES, check_disk, checkpoint_bytes, in_time, there_already
 from files import only_writer, read_json, write_json
+from frozen_features import LiveEpochs
 from grid import K_VALUES, LATENT_DIMS, baselines_path, checkpoint_path, metrics_path
 from stack_trainer import Trained, train_stack
 from topk_sae import CHUNK_ROWS, TopKSAE, evaluate
@@ -320,6 +321,7 @@ def train_saes(
             config.batch_size,
             config.lr,
             on_epochs,
+            run_epoch=LiveEpochs(),
         )
         trained |= zip(left, stack, strict=True)
     return [trained[index] for index in range(len(saes))]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from numpy.typing import NDArray
 
 import fused_kernels as kernels
 import fused_trainer
-from fused_trainer import SAEArrays, train_fused
+from fused_trainer import SAEArrays, train_fused, train_sae
+from topk_sae import TopKSAE
 
 BATCH, LR = 32, 1e-3
 
@@ -265,6 +269,38 @@ def test_replayed_steps_are_those_of_adam_without_gradient() -> None:
     for array, expected in zip(flat, (w64, m64, v64), strict=True):
         np.testing.assert_allclose(array.reshape(3, 16), expected, rtol=2e-5, atol=1e-30)
     np.testing.assert_array_equal(since, [310, 300, 310])
+
+
+def test_an_sae_is_trained_in_place_and_its_weights_are_held_once() -> None:
+    x, orders = torch.from_numpy(random_rows(100, 24)), shuffles(100, 3)
+    sae = TopKSAE(24, 40, 3)
+    parameters = (sae.encoder.weight, sae.encoder.bias, sae.decoder.weight.T, sae.decoder.bias)
+    initial = SAEArrays(*(np.ascontiguousarray(parameter.detach().numpy()) for parameter in parameters))
+    initial = SAEArrays(*(array.copy() for array in initial))
+    held = []
+    trained = train_sae(
+        sae, x, orders, BATCH, LR, on_epochs=lambda n: held.append(sum(p.numel() for p in sae.parameters()))
+    )
+    assert trained.finite
+    assert held == [0, 0, 0]
+    expected = train_fused(x.numpy(), initial, 3, orders, batch_size=BATCH, lr=LR)
+    parameters = (sae.encoder.weight, sae.encoder.bias, sae.decoder.weight.T, sae.decoder.bias)
+    assert difference(SAEArrays(*(parameter.detach().numpy() for parameter in parameters)), expected) == 0
+    assert all(parameter.is_contiguous() and parameter.requires_grad for parameter in sae.parameters())
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the peaks of Linux")
+def test_beyond_the_data_training_takes_little_more_than_weights_and_moments() -> None:
+    """In a process of its own, after a small training that loads all code; 48 MiB are weights and moments."""
+    script = """
+import torch
+from bench import TINY, Case, Job, measure_job
+from train_grid import TrainConfig
+x = torch.rand(1024, 1024) + torch.rand(1024)
+print(measure_job(Job("ours", Case(1024, 1024, 2048, 5)), x, TrainConfig(epochs=15), "fused", 1).peak_mib)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 47 < float(ended.stdout) < 75  # one more copy of the weights is 16
 
 
 def test_data_that_would_have_to_be_copied_is_refused() -> None:
