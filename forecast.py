@@ -24,7 +24,7 @@ from train_grid import Task, TrainConfig, bytes_to_write, epoch_orders, load_cel
 CALIBRATION_SECONDS = 3.0
 MOST_BATCHES = 24
 # A worker process before it has any data: Python, torch and the compiled trainer. Measured on Linux.
-PROCESS_BYTES = 430_000_000
+PROCESS_BYTES = 490_000_000
 # What the fused trainer holds beside the weights of an SAE, in copies of them: two moments, and what it works with.
 FUSED_COPIES = 3
 

@@ -347,7 +347,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(call: Call, activa
     assert what == "4 SAEs to train in 2 stacks on cpu; 0 are done"
     assert cells == "cells: 1, each 120 x 12"
     assert disk.startswith(f"disk: 26.8 KB of checkpoints and metrics in {tmp_path / 'results'}; ")
-    assert memory.startswith("memory: about 430.")
+    assert memory.startswith("memory: about 490.")
     assert re.fullmatch(r"time: about \d+ s", seconds)
     assert not (tmp_path / "results").exists()
     run_small(call, activations, tmp_path / "results")
