@@ -4,12 +4,14 @@ The time comes from training one stack of each latent_dim for some seconds, meas
 are still to be measured, the baselines of one cell.
 """
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from activation_cache import ActivationCache
 from baselines import measure_baselines
@@ -18,13 +20,13 @@ from stack_trainer import bytes_of_a_cell
 from topk_sae import TopKSAE, evaluate
 from train_grid import Task, TrainConfig, bytes_to_write, epoch_orders, load_cells, seeded_sae, train_saes
 
-# A stack trains for a few batches, then for twice as many, until a run of it takes so long.
+# A stack trains for an epoch, then for two, four and so on, until a run of it takes so long; on so many batches.
 CALIBRATION_SECONDS = 3.0
-FEWEST_BATCHES = 4
+MOST_BATCHES = 24
 # A worker process before it has any data: Python, torch and the compiled trainer. Measured on Linux.
-PROCESS_BYTES = 430_000_000
-# The fused trainer holds an SAE as it came, as it works on it, two moments, and as it goes.
-FUSED_COPIES = 5
+PROCESS_BYTES = 490_000_000
+# What the fused trainer holds beside the weights of an SAE, in copies of them: two moments, and what it works with.
+FUSED_COPIES = 3
 
 
 class Workers(NamedTuple):
@@ -91,9 +93,8 @@ def seconds_of_a_stack(
     """Training the stack and measuring its SAEs."""
     x_train, x_validation = load_cells(cache, task.parts, device)
     cells = [cell for cell, part in enumerate(task.parts) for _ in part.k_values]
-    n_rows = x_train.shape[1]
 
-    def train(n_batches: int) -> tuple[float, list[TopKSAE]]:
+    def train(x: Tensor, epochs: int) -> tuple[float, list[TopKSAE]]:
         saes = [
             seeded_sae(cache.input_dim, part.latent_dim, k, config.seed, part.layer, part.position)
             for part in task.parts
@@ -101,31 +102,27 @@ def seconds_of_a_stack(
         ]
 
         def orders(cell: int) -> Iterator[np.ndarray]:
-            whole = epoch_orders(n_rows, config.epochs, config.seed, *task.parts[cell][:2])
-            return first_batches(whole, n_batches, config.batch_size)
+            return epoch_orders(x.shape[1], epochs, config.seed, *task.parts[cell][:2])
 
         started = time.perf_counter()
-        train_saes(saes, cells, x_train, orders, config, backend, on_epochs=lambda n: None)
+        train_saes(saes, cells, x, orders, config, backend, on_epochs=lambda n: None)
         return time.perf_counter() - started, saes
 
-    train(1)  # the first one is slow
-    n_all = -(-n_rows // config.batch_size) * config.epochs
-    n_batches, seconds, pace = 0, 0.0, 0.0
-    while seconds < CALIBRATION_SECONDS and n_batches < n_all:
-        n_more = min(max(n_batches, FEWEST_BATCHES), n_all - n_batches)
-        longer, saes = train(n_batches + n_more)
-        # Of the later batches alone: without what a stack costs once, and with the dead features that are no cost.
+    train(x_train[:, : config.batch_size], epochs=1)  # the first time everything is slow
+    some = x_train[:, : MOST_BATCHES * config.batch_size]
+    n_all = config.epochs * batches(x_train, config.batch_size) / batches(some, config.batch_size)
+    epochs, seconds, pace = 0, 0.0, 0.0
+    while seconds < CALIBRATION_SECONDS and epochs < n_all:
+        n_more = min(max(epochs, 1), math.ceil(n_all) - epochs)
+        longer, saes = train(some, epochs + n_more)
+        # Of the later epochs alone: without what a stack costs once, and when dead features have become cheap.
         pace = max(0.0, longer - seconds) / n_more
-        n_batches, seconds = n_batches + n_more, longer
+        epochs, seconds = epochs + n_more, longer
     started = time.perf_counter()
     evaluate(saes[0], x_train[cells[0]], x_validation[cells[0]])
-    return seconds + pace * (n_all - n_batches) + (time.perf_counter() - started) * len(saes)
+    return seconds + pace * (n_all - epochs) + (time.perf_counter() - started) * len(saes)
 
 
-def first_batches(orders: Iterable[np.ndarray], n_batches: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The orders as far as their first `n_batches`."""
-    for order in orders:
-        if n_batches <= 0:
-            return
-        yield order[: n_batches * batch_size]
-        n_batches -= -(-len(order) // batch_size)
+def batches(x: Tensor, batch_size: int) -> int:
+    """Of an epoch on x (n_cells, n, input_dim)."""
+    return -(-x.shape[1] // batch_size)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -568,7 +569,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     assert cells == "cells: 18 (3 layers x 6 positions), each 23 x 32 float16"
     assert disk.startswith(f"disk: 28.8 KB in {tmp_path / 'activations'}, of which 28.8 KB are not there yet; ")
     assert memory.endswith(" at the longest batch, on cpu")
-    assert seconds == "time: about 1 s for 6 batches of 4"
+    assert re.fullmatch(r"time: about \d+ s for 6 batches of 4", seconds)
     assert not (tmp_path / "activations").exists()
     too_small_a_disk(monkeypatch)
     code, stdout, stderr = extract("--dry-run")
