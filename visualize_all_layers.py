@@ -142,17 +142,17 @@ def main() -> int:
         print(f"Incomplete: {len(grid.missing):,} SAEs are missing; their cells are hatched.")
     drawn, left_out = figures(make_study(grid, chosen))
     output = config.output or config.results[0]
-    for figure in left_out:
-        print(f"left out: {figure}")
     if config.dry_run:
         print(grid.describe_files(config.results))
         print("\n".join(f"would be written: {output / name}" for name in drawn))
-        return 0
-    contents = {name: png(figure, origin) for name, figure in drawn.items()}
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_bytes(output / name, content)
-    print("\n".join(f"written: {output / name}" for name in contents))
+    else:
+        contents = {name: png(figure, origin) for name, figure in drawn.items()}
+        output.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_bytes(output / name, content)
+        print("\n".join(f"written: {output / name}" for name in contents))
+    for figure in left_out:
+        print(f"left out: {figure}")
     return 0
 
 
