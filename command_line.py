@@ -153,6 +153,12 @@ def check_positive(config: Any, *names: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
 
 
+def check_ray_address(config: Any) -> None:
+    """Raises InputError if a cluster is named that the config's engine does not use."""
+    if config.ray_address != "local" and config.engine != "ray":
+        raise InputError(f"--ray-address {config.ray_address} is for --engine ray")
+
+
 def require_package(name: str, flag: str) -> None:
     """Raises InputError if an optional package that `flag` needs is not installed."""
     if importlib.util.find_spec(name) is None:

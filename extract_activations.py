@@ -27,6 +27,7 @@ from command_line import (
     Selection,
     check_at_least,
     check_positive,
+    check_ray_address,
     option,
     package_versions,
     parse_config,
@@ -76,6 +77,7 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size", "limit", "threads")
         check_positive(self, "gpus_per_replica")
+        check_ray_address(self)
         if self.device_map and self.device != "auto":
             raise InputError("--device-map chooses the devices itself: leave --device out")
 

@@ -34,6 +34,8 @@ from train_grid import Task, TrainConfig, choose_backend, find_existing, has_bas
 Cell = tuple[int, int]  # (layer, position)
 # Tasks given out for each that can run, so that no worker waits for the main process.
 AHEAD = 2
+# Stacks for each worker, at least where there are so many cells: they end within a stack of each other.
+TURNS = 4
 ROOM_LOOKED_AT_EVERY = 5.0  # seconds: nodes come and go
 LOGS = "logs"
 
@@ -145,7 +147,8 @@ def free_on_gpu() -> int:
 class RayTasks:
     """The nodes of a Ray cluster; `train_all_layers_positions.Engine`.
 
-    Raises InputError if none has room for a task.
+    `n_stacks` is how many there would be if each spanned one cell; None leaves the cells of a stack as they fit.
+    Raises InputError if no node has room for a task.
     """
 
     def __init__(
@@ -153,9 +156,10 @@ class RayTasks:
         config: TrainConfig,
         cache: ActivationCache,
         workers: int | None,
-        gpus_per_task: float,
         cpus_per_task: int,
+        gpus_per_task: float,
         cells_that_fit: Callable[..., int],
+        n_stacks: int | None,
     ) -> None:
         on_gpu = takes_gpu(config.device)
         self.device = torch.device("cuda" if on_gpu else "cpu")
@@ -163,7 +167,7 @@ class RayTasks:
         self._share = Share(cpus=0, gpus=gpus_per_task) if on_gpu else Share(cpus=cpus_per_task, gpus=0)
         check_fits(self._share)
         self.most_workers = workers or self._share.fits()
-        self._workers, self._cells_that_fit = workers, cells_that_fit
+        self._workers, self._cells_that_fit, self._n_stacks = workers, cells_that_fit, n_stacks
         self._room_found, self._room_looked_at = 1, -ROOM_LOOKED_AT_EVERY
         # A plain TrainConfig, whose class other processes can import; that of a script they cannot.
         own = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
@@ -177,9 +181,11 @@ class RayTasks:
         return ray.remote(max_retries=0, **self._share.options())(function)
 
     def cells_per_stack(self, latent_dim: int) -> int:
+        """What fits the memory, but not so many that workers idle while the last stacks train."""
         free = answer(self._remote(free_on_gpu).remote()) if self.device.type == "cuda" else None
         sharing = max(1, round(1 / self._share.gpus)) if self._share.gpus else 1
-        return self._cells_that_fit(self.device, sharing, latent_dim, free)
+        fit = self._cells_that_fit(self.device, sharing, latent_dim, free)
+        return fit if self._n_stacks is None else min(fit, max(1, self._n_stacks // (TURNS * self.most_workers)))
 
     def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
         remote = self._remote(seconds_to_train)

@@ -35,6 +35,7 @@ from command_line import (
     Selection,
     check_at_least,
     check_positive,
+    check_ray_address,
     keep_once,
     option,
     parse_config,
@@ -82,6 +83,7 @@ class GridConfig(TrainConfig):
         keep_once(self, "latent_dims")
         check_at_least(self, 1, "latent_dims", "workers", "cells_per_stack", "cpus_per_task")
         check_positive(self, "gpus_per_task")
+        check_ray_address(self)
         self.check_k(self.latent_dims)
 
 
@@ -248,7 +250,7 @@ class Processes:
 
 
 @contextmanager
-def open_engine(config: GridConfig, cache: ActivationCache) -> Iterator[Engine]:
+def open_engine(config: GridConfig, cache: ActivationCache, n_cells: int) -> Iterator[Engine]:
     """Raises InputError if its devices, or its cluster, cannot be had."""
     if config.engine == "local":
         yield Processes(config, cache)
@@ -258,15 +260,17 @@ def open_engine(config: GridConfig, cache: ActivationCache) -> Iterator[Engine]:
     from ray_training import RayTasks
 
     with cluster(config.ray_address):
-        gpus, cpus = config.gpus_per_task, config.cpus_per_task
-        yield RayTasks(config, cache, config.workers, gpus, cpus, partial(cells_that_fit, config, cache))
+        cells_per_stack = partial(cells_that_fit, config, cache)
+        n_stacks = None if config.cells_per_stack else n_cells * len(config.latent_dims)
+        share = (config.cpus_per_task, config.gpus_per_task)
+        yield RayTasks(config, cache, config.workers, *share, cells_per_stack, n_stacks)
 
 
 def main() -> int:
     config = parse_config(GridConfig, __doc__ or "")
     cache = ActivationCache(config.activations)
     cells = cache.choose(config.layers, config.positions)
-    with open_engine(config, cache) as engine:
+    with open_engine(config, cache, len(cells)) as engine:
         if config.dry_run:
             foretell(config, cache, cells, engine)
             return 0

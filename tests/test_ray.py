@@ -14,18 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from codi_checkpoints import QUESTIONS, CodiFiles, write_codi
 from conftest import assert_same_results
 
 import extract_activations
 import train_all_layers_positions
 import train_grid
+from activation_cache import ActivationCache
 from command_line import InputError
 from latent_reasoning import ModelSource
+from train_grid import TrainConfig
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -237,6 +241,35 @@ def test_work_goes_to_gpus_where_there_are_some_and_nobody_chooses_one(monkeypat
     assert not ray_engine.takes_gpu("auto")
     with pytest.raises(InputError, match="no node of the Ray cluster has a GPU"):
         ray_engine.takes_gpu("cuda")
+
+
+def test_a_stack_spans_no_more_cells_than_leave_every_worker_several_stacks(
+    activations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "nodes", lambda: [EIGHT_GPUS, TWO_CORES])  # 24 thirds of a GPU
+    monkeypatch.setattr(ray_training, "answer", lambda ref: 80 << 30)
+    monkeypatch.setattr(ray_training.RayTasks, "_remote", lambda *words: SimpleNamespace(remote=lambda: None))
+
+    def cells_per_stack(n_stacks: int | None) -> int:
+        asked: list[Any] = []
+
+        def eight_fit(*words: Any) -> int:
+            asked.append(words)
+            return 8
+
+        config, cache = TrainConfig(activations=activations), ActivationCache(activations)
+        tasks = ray_training.RayTasks(config, cache, None, 1, 1 / 3, eight_fit, n_stacks)
+        chosen = tasks.cells_per_stack(512)
+        assert asked == [(torch.device("cuda"), 3, 512, 80 << 30)]
+        return chosen
+
+    assert [cells_per_stack(n_stacks) for n_stacks in (None, 288, 672, 10_000, 3)] == [8, 3, 7, 8, 1]
+
+
+def test_a_ray_address_without_the_engine_is_refused(extract: Call, call: Call, activations: Path) -> None:
+    message = "error: --ray-address auto is for --engine ray\n"
+    assert extract("out", "--ray-address", "auto") == (2, "", message)
+    assert call(train_all_layers_positions.main, "--activations", activations, "--ray-address", "auto")[2] == message
 
 
 def test_without_ray_the_engine_names_what_to_install(extract: Call, monkeypatch: pytest.MonkeyPatch) -> None:
