@@ -30,8 +30,6 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +39,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from activation_cache import ActivationCache
-from command_line import InputError, check_at_least, one_line, option, package_versions, parse_config, run
+from bench_peers import PEERS, Step, why_absent
+from command_line import InputError, check_at_least, keep_once, option, package_versions, parse_config, run
 from files import write_json
 from grid import K_VALUES, LATENT_DIMS
 from stack_trainer import train_stack
@@ -50,17 +49,9 @@ from train_grid import TrainConfig, choose_backend, epoch_orders, seeded_sae, tr
 
 METHODS = ("textbook", "stack", "ours", "gemm")
 LONG_METHODS = ("ours", "gemm")  # timed over all epochs: the one changes as it goes, the other is too short
-PEERS = {  # and the package that each comes from
-    "SAELens": "sae-lens",
-    "SAELens sparse": "sae-lens",
-    "sparsify": "eai-sparsify",
-    "dictionary_learning": "dictionary-learning",
-}
 PEER_CONFIGURATIONS = ((512, 20), (1024, 20), (2048, 5), (2048, 100))  # (latent_dim, k)
 GROWTH_FACTORS = (0.25, 0.5, 1, 2)
 MEBIBYTE = 1 << 20
-
-Step = Callable[[Tensor], object]  # one optimiser step on a batch (rows, input_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +72,7 @@ class BenchConfig:
     output: Path | None = option(None, help="JSON file for everything that is measured")
 
     def __post_init__(self) -> None:
+        keep_once(self, "input_dims", "latent_dims", "k_values")
         check_at_least(self, 1, "input_dims", "latent_dims", "k_values", "rows", "batch_size", "epochs")
         check_at_least(self, 1, "baseline_epochs", "rounds", "threads")
         if max(self.k_values) > min(self.latent_dims):
@@ -152,69 +144,17 @@ def textbook_step(case: Case, lr: float) -> Step:
     return step
 
 
-def saelens_step(case: Case, lr: float, sparse: bool = False) -> Step:
-    """What `SAETrainer.fit` does per batch, without rescaling by decoder norms, which ours does not do either."""
-    sae_lens = import_module("sae_lens")
-    config = sae_lens.TopKTrainingSAEConfig(
-        d_in=case.input_dim,
-        d_sae=case.latent_dim,
-        k=case.k,
-        use_sparse_activations=sparse,
-        rescale_acts_by_decoder_norm=False,
-    )
-    settings = import_module("sae_lens.config").SAETrainerConfig(
-        1 << 40, train_batch_size_samples=256, lr=lr, lr_end=lr
-    )
-    trainer = sae_lens.SAETrainer(settings, sae_lens.TopKTrainingSAE(config), data_provider=iter(()))
-
-    def step(batch: Tensor) -> None:
-        trainer.maybe_reset_sparsity()
-        trainer.step(batch)
-        trainer.n_training_steps += 1
-
-    return step
-
-
-def sparsify_step(case: Case, lr: float) -> Step:
-    """What `Trainer.fit` does per batch once it has the activations, which it takes from a language model only."""
-    sparsify = import_module("sparsify")
-    sae = sparsify.SparseCoder(case.input_dim, sparsify.SparseCoderConfig(num_latents=case.latent_dim, k=case.k))
-    optimizer = torch.optim.Adam(sae.parameters(), lr=lr)
-
-    def step(batch: Tensor) -> None:
-        sae.set_decoder_norm_to_unit_norm()
-        sae(batch).fvu.backward()
-        sae.remove_gradient_parallel_to_decoder_directions()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def dictionary_learning_step(case: Case, lr: float) -> Step:
-    """`TopKTrainer.update`, as `trainSAE` calls it per batch."""
-    trainer = import_module("dictionary_learning.trainers.top_k").TopKTrainer(
-        *(1 << 40, case.input_dim, case.latent_dim, case.k), layer=0, lm_name="", lr=lr, warmup_steps=0, device="cpu"
-    )
-    count = itertools.count()
-    return lambda batch: trainer.update(next(count), batch)
-
-
-STEPS: dict[str, Callable[[Case, float], Step]] = {
-    "textbook": textbook_step,
-    "SAELens": saelens_step,
-    "SAELens sparse": partial(saelens_step, sparse=True),
-    "sparsify": sparsify_step,
-    "dictionary_learning": dictionary_learning_step,
-}
-
-
 def seconds_per_epoch(job: Job, x: Tensor, config: TrainConfig, backend: str) -> tuple[float, TopKSAE]:
     """The time, and the SAE as it is then: trained by `stack` and by `ours`."""
     method, case = job
     sae = seeded_sae(case.input_dim, case.latent_dim, case.k, 0, 0, 0)
     orders = partial(epoch_orders, len(x), config.epochs, 0, 0, 0)
-    step = STEPS[method](case, config.lr) if method in STEPS else None
+    if method == "textbook":
+        step = textbook_step(case, config.lr)
+    elif method in PEERS:
+        step = PEERS[method].make_step(case.input_dim, case.latent_dim, case.k, config.lr)
+    else:
+        step = None
     product = torch.empty(config.batch_size, case.latent_dim)
     started = time.perf_counter()
     if method == "ours":
@@ -281,18 +221,6 @@ def in_fork(function: Callable[..., Any], *arguments: object) -> Any:
         raise InputError(f"a measurement ended without a result ({cause})") from None
     finally:
         process.join()
-
-
-def why_absent(peer: str) -> str:
-    """Why `peer` cannot be timed, in words; empty if it takes a step. To be called in a process of its own."""
-    try:
-        version(PEERS[peer])
-        STEPS[peer](TINY, 1e-3)(torch.rand(4, TINY.input_dim))
-    except PackageNotFoundError:
-        return f"{PEERS[peer]} is not installed"
-    except (ImportError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as problem:
-        return f"{PEERS[peer]} {version(PEERS[peer])} does not run here ({one_line(problem)[:150]})"
-    return ""
 
 
 def growth(base: Case, largest: tuple[int, ...]) -> dict[str, list[Case]]:
@@ -390,7 +318,7 @@ def main() -> int:
 
     content: dict[str, Any] = {
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
-        "versions": package_versions("torch", "numpy", *sorted({PEERS[peer] for peer in peers})),
+        "versions": package_versions("torch", "numpy", *sorted({PEERS[peer].package for peer in peers})),
         "cpu": cpu_name(),
         "threads": threads,
         "backend": backend,
@@ -435,4 +363,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: a benchmark begins anew")

@@ -180,8 +180,11 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Call `main` and exit with its code; 2 and one line on stderr for what a person can put right."""
+def run(main: Callable[[], int], interrupted: str = "interrupted: the same command goes on from here") -> NoReturn:
+    """Call `main` and exit with its code; 2 and one line on stderr for what a person can put right.
+
+    `interrupted` is said after Ctrl-C.
+    """
     try:
         code = main()
         sys.stdout.flush()
@@ -198,6 +201,6 @@ def run(main: Callable[[], int]) -> NoReturn:
         print(f"error: {problem.strerror}{where}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         code = 130
     sys.exit(code)

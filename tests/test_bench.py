@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import PEERS, BenchConfig, Case, growth, main, synthetic_rows
+from bench import BenchConfig, Case, growth, main, synthetic_rows
+from bench_peers import PEERS
 from command_line import build_parser
 
 BENCH = Path(__file__).parent.parent / "bench.py"
@@ -80,6 +82,16 @@ def test_a_real_cell_is_measured_at_its_own_size_and_never_beyond(activations: P
     assert list(content["configurations"]) == ["12"]
     assert [row["rows"] for row in content["growth"]["rows"]] == [24, 48, 96]
     assert [row["input_dim"] for row in content["growth"]["input_dim"]] == [3, 6, 12]
+
+
+def test_ctrl_c_does_not_promise_to_go_on() -> None:
+    command = [sys.executable, str(BENCH), *SMALL, "--rows", "100", "--input-dims", "64", "--rounds", "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    process.stderr.readline()  # it measures
+    process.send_signal(signal.SIGINT)
+    *_, last = process.communicate()[1].splitlines()
+    assert (process.returncode, last) == (130, "interrupted: a benchmark begins anew")
 
 
 def test_growth_varies_one_axis_at_a_time_and_keeps_k_within_latent_dim() -> None:
