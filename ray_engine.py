@@ -35,10 +35,11 @@ def cluster(address: str) -> Iterator[None]:
         else:
             check_answers(address)
             ray.init(address, **quiet)
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, RayError) as problem:
         raise InputError(
             f"no Ray cluster at --ray-address {address} ({one_line(problem)[:200]}): "
-            "start one with 'ray start --head', or leave --ray-address out"
+            "start one with 'ray start --head', or leave --ray-address out; "
+            "one that asks for a token is joined with RAY_AUTH_MODE=token"
         ) from problem
     try:
         yield
