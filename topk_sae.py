@@ -22,7 +22,7 @@ from torch.nn.functional import cosine_similarity, embedding_bag
 
 from files import write_bytes
 
-CHUNK_ROWS = 2048
+CHUNK_ROWS = 1024  # so that measuring a wide SAE takes less memory than training it did
 BUSIEST = 10
 
 

@@ -298,33 +298,21 @@ def train_saes(
     backend: str,
     on_epochs: Callable[[int], object],
 ) -> list[Trained]:
-    """Train SAEs of one shape, in place, each in the faster way: saes[i] on x[cells[i]], x (n_cells, n, input_dim).
+    """Train SAEs of one shape, in place, in the faster way: saes[i] on x[cells[i]], x (n_cells, n, input_dim).
 
     `orders(cell)` are the orders of its rows, epoch by epoch. `on_epochs(n)` is called as training goes on: n more
     epochs of one SAE are done.
     """
-    trained: dict[int, Trained] = {}
     if backend == "fused":
         from fused_trainer import fused_pays, train_sae
 
-        for index, (sae, cell) in enumerate(zip(saes, cells, strict=True)):
-            if config.backend == "fused" or fused_pays(sae.input_dim, sae.latent_dim, sae.k):
-                trained[index] = train_sae(sae, x[cell], orders(cell), config.batch_size, config.lr, on_epochs)
-    left = [index for index in range(len(saes)) if index not in trained]
-    if left:
-        of_all_cells = map(np.stack, zip(*map(orders, range(len(x))), strict=True))
-        stack = train_stack(
-            [saes[index] for index in left],
-            [cells[index] for index in left],
-            x,
-            of_all_cells,
-            config.batch_size,
-            config.lr,
-            on_epochs,
-            run_epoch=LiveEpochs(),
-        )
-        trained |= zip(left, stack, strict=True)
-    return [trained[index] for index in range(len(saes))]
+        if config.backend == "fused" or all(fused_pays(sae.input_dim, sae.latent_dim, sae.k) for sae in saes):
+            return [
+                train_sae(sae, x[cell], orders(cell), config.batch_size, config.lr, on_epochs)
+                for sae, cell in zip(saes, cells, strict=True)
+            ]
+    of_all_cells = map(np.stack, zip(*map(orders, range(len(x))), strict=True))
+    return train_stack(saes, cells, x, of_all_cells, config.batch_size, config.lr, on_epochs, run_epoch=LiveEpochs())
 
 
 def load_cells(cache: ActivationCache, parts: Sequence[Part], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -347,33 +335,34 @@ def train_task(
     backend: str,
     on_epochs: Callable[[int], object] = lambda n: None,
 ) -> list[str]:
-    """Train one stack, measure it, and write of each part the checkpoints and then the metrics.
-
-    Returns what failed, in words.
-    """
+    """Train the SAEs of a task, measure them and write their files. Returns what failed, in words."""
     x_train, x_validation = load_cells(cache, task.parts, device)
+    metadata = [part_metadata(part, cache, device) for part in task.parts]
     for cell, part in enumerate(task.parts):
         if part.baselines:
-            write_baselines(part, x_train[cell], x_validation[cell], config, part_metadata(part, cache, device))
-    if not task.n_saes:
-        return []
-    cells = [cell for cell, part in enumerate(task.parts) for _ in part.k_values]
-    saes = [
-        seeded_sae(cache.input_dim, part.latent_dim, k, config.seed, part.layer, part.position)
-        for part in task.parts
-        for k in part.k_values
-    ]
+            write_baselines(part, x_train[cell], x_validation[cell], config, metadata[cell])
 
     def orders(cell: int) -> Iterator[np.ndarray]:
-        return epoch_orders(x_train.shape[1], config.epochs, config.seed, *task.parts[cell][:2])
+        part = task.parts[cell]
+        return epoch_orders(x_train.shape[1], config.epochs, config.seed, part.layer, part.position)
 
-    outcomes = train_saes(saes, cells, x_train, orders, config, backend, on_epochs)
-    failures = []
-    for cell, part in enumerate(task.parts):
-        trained = [(sae, outcome) for sae, outcome, its in zip(saes, outcomes, cells, strict=True) if its == cell]
-        metadata = part_metadata(part, cache, device) | {"backend": backend}
-        failures += write_part(part, trained, x_train[cell], x_validation[cell], config, metadata)
-    return failures
+    def train_stack_of(stack: Sequence[tuple[int, int]]) -> list[str]:
+        cells = [cell for cell, _ in stack]
+        saes = [
+            seeded_sae(cache.input_dim, task.latent_dim, k, config.seed, part.layer, part.position)
+            for part, k in ((task.parts[cell], k) for cell, k in stack)
+        ]
+        outcomes = train_saes(saes, cells, x_train, orders, config, backend, on_epochs)
+        failures = []
+        for cell, sae, outcome in zip(cells, saes, outcomes, strict=True):
+            about = metadata[cell] | {"backend": backend}
+            failures += write_sae(task.parts[cell], sae, outcome, x_train[cell], x_validation[cell], config, about)
+        return failures
+
+    stack = [(cell, k) for cell, part in enumerate(task.parts) for k in part.k_values]
+    if backend == "fused":  # trains one by one: so no more than one is in memory
+        return [failure for member in stack for failure in train_stack_of([member])]
+    return train_stack_of(stack) if stack else []
 
 
 def part_metadata(part: Part, cache: ActivationCache, device: torch.device) -> dict[str, Any]:
@@ -423,46 +412,40 @@ def bytes_to_write(config: TrainConfig, input_dim: int, tasks: Sequence[Task]) -
     return n_bytes
 
 
-def write_part(
+def write_sae(
     part: Part,
-    trained: Sequence[tuple[TopKSAE, Trained]],
+    sae: TopKSAE,
+    trained: Trained,
     x_train: Tensor,
     x_validation: Tensor,
     config: TrainConfig,
     metadata: dict[str, Any],
 ) -> list[str]:
-    """Measure the SAEs of one part on its rows (n, input_dim), write the checkpoints and then the metrics.
+    """Measure an SAE of the part on its rows (n, input_dim), write its checkpoint, then its metrics beside others'.
 
     Returns what failed, in words.
     """
     layer, position, latent_dim = part.layer, part.position, part.latent_dim
+    if not trained.finite:
+        return part._replace(k_values=(sae.k,)).failed("the loss is not finite")
     settings = config.settings(part.fingerprint)
     path = metrics_path(config.results, position, layer, latent_dim)
     by_k, unkept = same_settings_results(path, latent_dim, settings)
-    failures = []
-    for sae, outcome in trained:
-        if not outcome.finite:
-            failures += part._replace(k_values=(sae.k,)).failed("the loss is not finite")
-            continue
-        sae.metrics = evaluate(sae, x_train, x_validation) | {
-            "train_time_sec": outcome.seconds,
-            "epochs": config.epochs,
-        }
-        sae.config |= {"position": position, "layer": layer} | settings
-        checkpoint = checkpoint_path(config.results, position, layer, latent_dim, sae.k)
-        if config.no_checkpoints:
-            checkpoint.unlink(missing_ok=True)  # one of other settings would be taken for this SAE's
-            unkept.add(sae.k)
-        else:
-            sae.save(checkpoint)
-            unkept.discard(sae.k)
-        by_k[str(sae.k)] = sae.metrics
-    if by_k:
-        ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
-        if unkept:
-            metadata = metadata | {"without_checkpoint": sorted(unkept)}
-        write_json(path, {"metadata": metadata | settings, "results": {str(latent_dim): ordered}})
-    return failures
+    sae.metrics = evaluate(sae, x_train, x_validation) | {"train_time_sec": trained.seconds, "epochs": config.epochs}
+    sae.config |= {"position": position, "layer": layer} | settings
+    checkpoint = checkpoint_path(config.results, position, layer, latent_dim, sae.k)
+    if config.no_checkpoints:
+        checkpoint.unlink(missing_ok=True)  # one of other settings would be taken for this SAE's
+        unkept.add(sae.k)
+    else:
+        sae.save(checkpoint)
+        unkept.discard(sae.k)
+    by_k[str(sae.k)] = sae.metrics
+    ordered = dict(sorted(by_k.items(), key=lambda item: int(item[0])))
+    if unkept:
+        metadata = metadata | {"without_checkpoint": sorted(unkept)}
+    write_json(path, {"metadata": metadata | settings, "results": {str(latent_dim): ordered}})
+    return []
 
 
 def same_settings_results(path: Path, latent_dim: int, settings: dict[str, Any]) -> tuple[dict[str, Any], set[int]]:
