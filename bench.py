@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -207,11 +208,15 @@ def in_fork(function: Callable[..., Any], *arguments: object) -> Any:
     receiver, sender = context.Pipe(duplex=False)
 
     def call() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group; the main process speaks
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         with redirect_stdout(sys.stderr):  # what the public trainers print is no part of the tables
             sender.send(function(*arguments))
 
     process = context.Process(target=call, daemon=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Python loses what comes in the middle of forking
     process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     sender.close()
     try:
         return receiver.recv()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -86,12 +87,17 @@ def test_a_real_cell_is_measured_at_its_own_size_and_never_beyond(activations: P
 
 def test_ctrl_c_does_not_promise_to_go_on() -> None:
     command = [sys.executable, str(BENCH), *SMALL, "--rows", "100", "--input-dims", "64", "--rounds", "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stderr
     process.stderr.readline()  # it measures
-    process.send_signal(signal.SIGINT)
-    *_, last = process.communicate()[1].splitlines()
-    assert (process.returncode, last) == (130, "interrupted: a benchmark begins anew")
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted: a benchmark begins anew")
 
 
 def test_growth_varies_one_axis_at_a_time_and_keeps_k_within_latent_dim() -> None:
