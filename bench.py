@@ -7,7 +7,7 @@ Every figure is seconds per epoch of one SAE on the same rows in memory, the bes
 the methods in turn, every second one in reverse, so that a machine that slows down slows them all:
 
     textbook  TopKSAE, autograd and torch.optim.Adam; every step costs the same, so few epochs are timed
-    stack     stack_trainer.py, the plain PyTorch that stands in where ours cannot run; also timed by a few epochs
+    stack     stack_trainer.py's reference, plain PyTorch that leaves nothing out; also timed by a few epochs
     ours      what `train_grid.py` does by itself, over all epochs: it gets faster as features die
     gemm      the encoder's products `batch @ W_enc.T` alone, over as many epochs: a floor for who computes all
 
