@@ -9,7 +9,7 @@ the answer, at every layer, the teacher's detached and the distance divided by i
 
 To these comes supervision of every step, as in SIM-CoT (arXiv 2509.20317), whose auxiliary decoder is here the model's
 own head: from the last hidden state of thought p it has to name the value after step p. Without it the student learned
-to use its thoughts too, but more slowly: in the one run tried, with a curriculum that waited for nine of ten, it solved
+to use its thoughts too, but more slowly: in a run with a curriculum that waited for nine of ten, it solved
 two thirds of the problems of four steps after 2,200 optimizer steps, where this one was at six.
 
 A curriculum adds a step to the problems as soon as the student solves four of five of the longest. The same command
