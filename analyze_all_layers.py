@@ -12,7 +12,7 @@ k is over every k of that latent_dim. Of equal values the first counts, by layer
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from comparisons import (
     FVU,
     Study,
     best,
+    better_than_pca,
     has,
     make_study,
     over_seeds,
@@ -35,7 +36,7 @@ from comparisons import (
 )
 from files import write_bytes, write_json
 from grid import AXES, SLICE_K, SLICE_LATENT_DIM, choose_slice
-from replicates import load_replicates, shown
+from replicates import load_replicates, recorded
 from report import read_origin, write_report
 from terminal_tables import best_effect, describe
 
@@ -59,13 +60,6 @@ class AnalysisConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim")
-
-    def record(self) -> Json:
-        """The flags as they go into what is written: no path of this machine."""
-        output = shown(self.output) if self.output else None
-        record = asdict(self) | {"output": output, "results": [shown(path) for path in self.results]}
-        del record["dry_run"]  # what is written was no dry run
-        return record
 
 
 def plain(value: Any) -> Any:
@@ -137,7 +131,7 @@ def by_error(study: Study) -> Json:
             "error": study.error,
             "collapsed": int(saes["collapsed"].sum()),
             "no_better_than_the_mean": int((saes[ERROR] >= 1).sum()) if study.has_fvu else None,
-            "better_than_pca": int((saes[FVU] < saes["pca_fvu"]).sum()) if has(saes, FVU, "pca_fvu") else None,
+            "better_than_pca": beat_pca[0] if (beat_pca := better_than_pca(saes)) else None,
             "overall": statistics(saes[ERROR]),
             "best": best_row(eligible, ERROR, highest=False),
             "layers": [
@@ -227,7 +221,7 @@ def analyse(study: Study, k: int, latent_dim: int) -> Json:
 def main() -> int:
     config = parse_config(AnalysisConfig, __doc__ or "")
     grid = load_replicates(config.results, config.allow_partial)
-    record = config.record()
+    record = recorded(config)
     origin = read_origin(config.results, record["results"])
     study = make_study(grid, choose_slice(grid, config.k, config.latent_dim))
     summary = analyse(study, config.k, config.latent_dim)

@@ -45,7 +45,7 @@ from command_line import InputError, check_at_least, keep_once, option, package_
 from files import write_json
 from grid import K_VALUES, LATENT_DIMS
 from stack_trainer import train_stack
-from topk_sae import TopKSAE, measure
+from topk_sae import TopKSAE, measure, n_weights
 from train_grid import TrainConfig, choose_backend, epoch_orders, seeded_sae, train_saes
 
 METHODS = ("textbook", "stack", "ours", "gemm")
@@ -248,14 +248,13 @@ def with_ratios(seconds: dict[str, float]) -> dict[str, float]:
 
 def configuration_row(case: Case, best: dict[Job, Measured]) -> dict[str, Any]:
     by_method = {method: best[Job(method, case)] for method in METHODS}
-    n_weights = 2 * case.input_dim * case.latent_dim + case.input_dim + case.latent_dim
     return {
         "latent_dim": case.latent_dim,
         "k": case.k,
         **with_ratios({method: measured.seconds_per_epoch for method, measured in by_method.items()}),
         "dead_share": by_method["ours"].dead_share,
         **{f"{method}_mib": by_method[method].peak_mib for method in ("textbook", "ours")},
-        "weights_and_moments_mib": 3 * 4 * n_weights / MEBIBYTE,
+        "weights_and_moments_mib": 3 * 4 * n_weights(case.input_dim, case.latent_dim) / MEBIBYTE,
     }
 
 

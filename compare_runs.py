@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from command_line import InputError, option, parse_config, run
-from comparisons import DEATH, EV
+from comparisons import DEATH, EV, over_seeds
 from files import write_bytes
 from grid import AXES
 from markdown import number, table, with_sd
@@ -37,13 +38,14 @@ class CompareConfig:
 
 def statistics(folders: Sequence[Path]) -> pd.DataFrame:
     """Mean and sd over seeds of each of METRICS, by configuration."""
-    return load_replicates(folders, allow_partial=True).table.groupby(AXES)[list(METRICS)].agg(["mean", "std"])
+    saes = load_replicates(folders, allow_partial=True).table
+    return pd.concat({metric: over_seeds(saes, AXES, metric) for metric in METRICS}, axis=1)
 
 
 def spreads(both: pd.DataFrame, metric: str) -> pd.Series:
     """|difference of the means| / sqrt(sd² + sd²), by configuration; 0 where nothing differs."""
     first, second = both["first"][metric], both["second"][metric]
-    apart, spread = (first["mean"] - second["mean"]).abs(), (first["std"] ** 2 + second["std"] ** 2) ** 0.5
+    apart, spread = (first["mean"] - second["mean"]).abs(), np.hypot(first["sd"], second["sd"])
     return (apart / spread).where(apart > 0, 0.0)
 
 
@@ -59,7 +61,7 @@ def comparison(config: CompareConfig) -> str:
         row = [", ".join(map(str, sae))]
         for metric, form in METRICS.items():
             found = [both.loc[sae][part][metric] for part in sets]
-            row += [with_sd(values["mean"], values["std"], form) for values in found]
+            row += [with_sd(values["mean"], values["sd"], form) for values in found]
             row.append(number(units[metric][sae], ".2f"))
         rows.append(row)
     headers = [", ".join(AXES)]

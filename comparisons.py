@@ -43,6 +43,14 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(error=error, collapsed=table["num_active_features"] < COLLAPSED_BELOW * table["k"])
 
 
+def better_than_pca(saes: pd.DataFrame) -> tuple[int, int] | None:
+    """How many SAEs have a lower fvu than PCA of rank k, of how many with both known; None where none has."""
+    if not has(saes, FVU, "pca_fvu"):
+        return None
+    compared = saes.dropna(subset=[FVU, "pca_fvu"])
+    return int((compared[FVU] < compared["pca_fvu"]).sum()), len(compared)
+
+
 def over_seeds(saes: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Mean of `column` for each value of `by`, within each seed; of these the `mean` and the `sd` over seeds."""
     seeds = saes["seed"] if "seed" in saes else pd.Series(0, saes.index, name="seed")

@@ -11,6 +11,7 @@ import torch
 
 from activation_cache import array_header
 from command_line import InputError
+from topk_sae import n_weights
 
 # A checkpoint beyond its weights: zip headers, names, config, metrics. Measured from 3.2 to 3.3 KB.
 CHECKPOINT_FRAME = 3_300
@@ -22,10 +23,6 @@ def activation_bytes(n_rows: int, input_dim: int, n_cells: int, dtype: str) -> i
     """Exactly what the arrays of a cache take."""
     header = array_header((n_rows, input_dim), np.dtype(dtype))
     return n_cells * (len(header) + n_rows * input_dim * np.dtype(dtype).itemsize)
-
-
-def n_weights(input_dim: int, latent_dim: int) -> int:
-    return 2 * input_dim * latent_dim + input_dim + latent_dim
 
 
 def checkpoint_bytes(input_dim: int, latent_dim: int) -> int:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Protocol
 
 import datasets
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from activation_cache import CacheWriter, cell_path
@@ -125,12 +124,7 @@ class ThisProcess:
         return [self.reasoner.tokenize(question) for question in questions]
 
     def states(self, batches: Sequence[Batch], layers: Sequence[int], positions: Sequence[int]) -> Iterator[np.ndarray]:
-        """Raises InputError if a batch is too large for the device's memory."""
-        for batch in batches:
-            try:
-                yield self.reasoner.hidden_states(batch, layers, positions).numpy()
-            except torch.OutOfMemoryError as problem:
-                raise InputError(f"out of memory with {len(batch)} questions: lower --batch-size") from problem
+        return (self.reasoner.states_of_batch(batch, layers, positions) for batch in batches)
 
     def peak_bytes(self) -> int:
         return peak_bytes(self.reasoner.model.device)

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from activation_cache import ActivationCache
-from baselines import measure_baselines
-from estimates import free_bytes, in_bytes, n_weights
+from estimates import free_bytes, in_bytes
 from stack_trainer import bytes_of_a_cell
-from topk_sae import TopKSAE, evaluate
-from train_grid import Task, TrainConfig, bytes_to_write, epoch_orders, load_cells, seeded_sae, train_saes
+from topk_sae import TopKSAE, evaluate, n_weights
+from train_grid import Task, TrainConfig, baselines_of, bytes_to_write, epoch_orders, load_cells, seeded_sae, train_saes
 
 # A stack trains for an epoch, then for two, four and so on, until a run of it takes so long; on so many batches.
 CALIBRATION_SECONDS = 3.0
@@ -76,13 +75,8 @@ def seconds_to_train(
     with_baselines = [part for task in tasks for part in task.parts if part.baselines]
     if with_baselines:
         x_train, x_validation = (x[0] for x in load_cells(cache, with_baselines[:1], device))
-        untrained = (
-            seeded_sae(cache.input_dim, latent_dim, k, config.seed, 0, 0).to(device)
-            for latent_dim in with_baselines[0].baselines
-            for k in config.k_values
-        )
         started = time.perf_counter()
-        measure_baselines(x_train, x_validation, config.k_values, untrained)
+        baselines_of(with_baselines[0], x_train, x_validation, config)
         seconds += (time.perf_counter() - started) * len(with_baselines)
     return seconds
 

@@ -66,6 +66,11 @@ def plan_path(results: Path) -> Path:
     return results / "grid_plan.json"
 
 
+def logs_path(results: Path) -> Path:
+    """The folder of the workers' logs."""
+    return results / "logs"
+
+
 class Grid(NamedTuple):
     """Every SAE that the results hold, of one seed or of several, and those they should hold but do not."""
 

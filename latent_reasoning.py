@@ -24,6 +24,7 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import huggingface_hub
+import numpy as np
 import torch
 import transformers
 from huggingface_hub import snapshot_download
@@ -460,6 +461,13 @@ class LatentReasoner:
                 streams = [output.hidden_states[layer + 1][:, -1].to(self.model.device) for layer in layers]
                 wanted.append(torch.stack(streams, dim=1))
         return torch.stack(wanted, dim=1).float().cpu()
+
+    def states_of_batch(self, batch: Batch, layers: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+        """`hidden_states` as an array. Raises InputError if the batch is too large for the device's memory."""
+        try:
+            return self.hidden_states(batch, layers, positions).numpy()
+        except torch.OutOfMemoryError as problem:
+            raise InputError(f"out of memory with {len(batch)} questions: lower --batch-size") from problem
 
     @torch.inference_mode()
     def answers(

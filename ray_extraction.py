@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import RayError
 
 from command_line import InputError
@@ -34,10 +33,7 @@ class Replica:
         return [self.reasoner.tokenize(question) for question in questions]
 
     def states(self, batch: Batch, layers: Sequence[int], positions: Sequence[int]) -> np.ndarray:
-        try:
-            return self.reasoner.hidden_states(batch, layers, positions).numpy()
-        except torch.OutOfMemoryError as problem:
-            raise InputError(f"out of memory with {len(batch)} questions: lower --batch-size") from problem
+        return self.reasoner.states_of_batch(batch, layers, positions)
 
     def peak_bytes(self) -> int:
         return peak_bytes(self.reasoner.model.device)

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from activation_cache import ActivationCache, cell_path
 from command_line import InputError
 from forecast import seconds_to_train
+from grid import logs_path
 from outcomes import Outcome, RunReport, attempt
 from ray_engine import RETRIES, Share, answer, check_fits, takes_gpu, why_died
 from train_grid import Task, TrainConfig, choose_backend, find_existing, has_baselines
@@ -37,7 +38,6 @@ AHEAD = 2
 # Stacks for each worker, at least where there are so many cells: they end within a stack of each other.
 TURNS = 4
 ROOM_LOOKED_AT_EVERY = 5.0  # seconds: nodes come and go
-LOGS = "logs"
 
 
 class Stamp(NamedTuple):
@@ -90,7 +90,7 @@ def train_on_node(
         here = f"the node {platform.node()} does not see {config.results}"
         return Outcome(0, [], 0.0, refusal=f"{here}: put --results on a file system that all nodes share")
     started = time.perf_counter()
-    log = start_log(config.results / LOGS)
+    log = start_log(logs_path(config.results))
     if order.threads:
         torch.set_num_threads(order.threads)
     n_saes = task.n_saes

@@ -5,6 +5,7 @@ training mean, `pca_*` PCA of rank k, `untrained_*` an untrained SAE of the same
 as fvu; `gamma`, `effective_rank` and `mean_norm` describe the cell. Without such files the columns are absent.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ BASELINES = [*CELL_BASELINES, *(f"untrained_{score}" for score in SCORES)]
 def shown(path: Path) -> str:
     """A path as it may stand in what is written: as typed, or the last name of an absolute one."""
     return path.name if path.is_absolute() else str(path)
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """The flags of an analysis or its figures as they go into what is written: no path of this machine."""
+    paths = {"results": [shown(path) for path in config.results], "output": config.output and shown(config.output)}
+    record = dataclasses.asdict(config) | paths
+    del record["dry_run"]  # what is written was no dry run
+    return record
 
 
 def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:

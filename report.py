@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from command_line import compact
-from comparisons import ERROR, EV, FVU, Study, best, error_metric, has, rank_correlation
+from comparisons import ERROR, EV, Study, best, better_than_pca, error_metric, has, rank_correlation
 from files import read_json
 from grid import AXES, describe_missing, plan_path
 from markdown import TIMES, count, number, of, section, table, with_sd
@@ -86,11 +86,8 @@ def summary(study: Study, origin: Origin) -> str:
             "alone can bring close to 1."
         )
     lines.append(f"{of(saes['collapsed'].sum(), len(saes))} SAEs have collapsed (fewer than 2k features ever fire).")
-    if has(saes, FVU, "pca_fvu"):
-        compared = saes.dropna(subset=[FVU, "pca_fvu"])
-        lines.append(
-            f"{of((compared[FVU] < compared['pca_fvu']).sum(), len(compared))} SAEs beat PCA of rank k by fvu."
-        )
+    if beat_pca := better_than_pca(saes):
+        lines.append(f"{of(*beat_pca)} SAEs beat PCA of rank k by fvu.")
     if len(low):
         row = low.iloc[0]
         lines.append(

@@ -9,6 +9,7 @@ from comparisons import (
     FVU,
     Study,
     best,
+    better_than_pca,
     has,
     not_told_apart,
     over_seeds,
@@ -205,12 +206,11 @@ def baselines(study: Study) -> str:
         f"Predicting the training mean scores an {EV} of {number(floor.min())} to {number(floor.max())} "
         f"(median {number(floor.median())}) over the {count(len(floor), 'cell')}."
     )
-    if not has(saes, FVU, "pca_fvu"):
+    beat_pca = better_than_pca(saes)
+    if beat_pca is None:
         return section(heading, finding + " These files hold no fvu to compare with PCA.")
+    finding += f" {of(*beat_pca)} SAEs have a lower fvu than PCA of rank k."
     compared = saes.dropna(subset=[FVU, "pca_fvu"])
-    finding += (
-        f" {of((compared[FVU] < compared['pca_fvu']).sum(), len(compared))} SAEs have a lower fvu than PCA of rank k."
-    )
     rows = []
     for k, group in compared.groupby("k"):
         trained = over_seeds(group, ["k"], FVU).iloc[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from topk_sae import TopKSAE
+from topk_sae import TopKSAE, n_weights
 
 
 class Trained(NamedTuple):
@@ -178,6 +178,5 @@ def bytes_of_a_cell(n_saes: int, n_rows: int, input_dim: int, latent_dim: int, b
     pre-activations, latents and their gradients (and a byte for the selection), batch, reconstruction, loss and the
     gradients of both; the rows themselves.
     """
-    n_weights = 2 * input_dim * latent_dim + input_dim + latent_dim
-    of_an_sae = 16 * n_weights + batch_size * (17 * latent_dim + 20 * input_dim)
+    of_an_sae = 16 * n_weights(input_dim, latent_dim) + batch_size * (17 * latent_dim + 20 * input_dim)
     return n_saes * of_an_sae + 4 * n_rows * input_dim

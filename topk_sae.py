@@ -26,6 +26,11 @@ CHUNK_ROWS = 1024  # so that measuring a wide SAE takes less memory than trainin
 BUSIEST = 10
 
 
+def n_weights(input_dim: int, latent_dim: int) -> int:
+    """Of an SAE, biases included."""
+    return 2 * input_dim * latent_dim + input_dim + latent_dim
+
+
 class TopKSAE(nn.Module):
     """A sparse autoencoder that keeps the k latents of largest magnitude, with their signs.
 

@@ -46,7 +46,7 @@ from devices import choose_device
 from estimates import in_time
 from files import only_writer, read_json, write_json
 from forecast import Workers, describe, seconds_to_train
-from grid import AXES, LATENT_DIMS, plan_path
+from grid import AXES, LATENT_DIMS, logs_path, plan_path
 from outcomes import Outcome, RunReport, attempt
 from stack_trainer import bytes_of_a_cell
 from train_grid import Task, TrainConfig, check_room, choose_backend, plan_tasks
@@ -122,7 +122,7 @@ class Worker:
     """One worker process as the main process sees it; begun anew when it has died."""
 
     def __init__(self, number: int, config: GridConfig, threads: int | None, backend: str) -> None:
-        self.log = config.results / "logs" / f"worker{number}.log"
+        self.log = logs_path(config.results) / f"worker{number}.log"
         self._settings = (config, self.log, threads, backend)
         self._start()
 
@@ -296,14 +296,14 @@ def train(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int
         check_room(config, cache.input_dim, tasks)
         n_saes = sum(task.n_saes for task in tasks)
         record_plan(config, cache, cells)
-        (config.results / "logs").mkdir(exist_ok=True)
+        logs_path(config.results).mkdir(exist_ok=True)
         n_workers = min(engine.most_workers, len(tasks))
         if n_done:
             print(f"{n_done:,} SAEs are already done")
         if not tasks:
             return 0
         backend = choose_backend(config.backend, engine.device)
-        print(f"training {n_saes:,} SAEs, {n_workers} workers on {engine.device}, logs in {config.results / 'logs'}")
+        print(f"training {n_saes:,} SAEs, {n_workers} workers on {engine.device}, logs in {logs_path(config.results)}")
         started = time.perf_counter()
         with tqdm(total=n_done + n_saes, initial=n_done, unit="SAE", bar_format=BAR, smoothing=0.05) as bar:
             epochs_done = 0

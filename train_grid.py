@@ -23,7 +23,17 @@ from tqdm import tqdm
 
 from activation_cache import ActivationCache
 from baselines import measure_baselines
-from command_line import InputError, check_at_least, keep_once, one_line, option, package_versions, parse_config, run
+from command_line import (
+    InputError,
+    check_at_least,
+    check_positive,
+    keep_once,
+    one_line,
+    option,
+    package_versions,
+    parse_config,
+    run,
+)
 from devices import choose_device
 from estimates import METRICS_BYTES, check_disk, checkpoint_bytes, in_time, there_already
 from files import only_writer, read_json, write_json
@@ -60,8 +70,7 @@ class TrainConfig:
         keep_once(self, "k_values")
         check_at_least(self, 1, "k_values", "epochs", "batch_size")
         check_at_least(self, 0, "seed")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr must be positive, not {self.lr}")
+        check_positive(self, "lr")
 
     def check_k(self, latent_dims: Sequence[int]) -> None:
         """Raises InputError if a k is larger than a latent_dim."""
@@ -340,7 +349,9 @@ def train_task(
     metadata = [part_metadata(part, cache, device) for part in task.parts]
     for cell, part in enumerate(task.parts):
         if part.baselines:
-            write_baselines(part, x_train[cell], x_validation[cell], config, metadata[cell])
+            about = metadata[cell] | {"seed": config.seed, "activations": part.fingerprint}
+            measured = baselines_of(part, x_train[cell], x_validation[cell], config)
+            write_json(baselines_path(config.results, part.position, part.layer), {"metadata": about} | measured)
 
     def orders(cell: int) -> Iterator[np.ndarray]:
         part = task.parts[cell]
@@ -379,19 +390,14 @@ def part_metadata(part: Part, cache: ActivationCache, device: torch.device) -> d
     }
 
 
-def write_baselines(
-    part: Part, x_train: Tensor, x_validation: Tensor, config: TrainConfig, metadata: dict[str, Any]
-) -> None:
+def baselines_of(part: Part, x_train: Tensor, x_validation: Tensor, config: TrainConfig) -> dict[str, Any]:
     """Measure what the cell's SAEs are to be compared with; rows are (n, input_dim)."""
     untrained = (
         seeded_sae(x_train.shape[1], latent_dim, k, config.seed, part.layer, part.position).to(x_train.device)
         for latent_dim in part.baselines
         for k in config.k_values
     )
-    measured = measure_baselines(x_train, x_validation, config.k_values, untrained)
-    inputs = {"seed": config.seed, "activations": part.fingerprint}
-    path = baselines_path(config.results, part.position, part.layer)
-    write_json(path, {"metadata": metadata | inputs} | measured)
+    return measure_baselines(x_train, x_validation, config.k_values, untrained)
 
 
 def check_room(config: TrainConfig, input_dim: int, tasks: Sequence[Task]) -> None:

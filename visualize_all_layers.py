@@ -11,9 +11,8 @@ figures means with their standard deviation. A figure whose data the files do no
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -34,7 +33,7 @@ from heatmaps import (
     color_scale,
     draw,
 )
-from replicates import load_replicates, shown
+from replicates import load_replicates, recorded
 
 DPI = 300
 SINGLE_FIGURES = {
@@ -66,13 +65,6 @@ class FigureConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim")
-
-    def record(self) -> dict[str, Any]:
-        """The flags as they go into what is written: no path of this machine."""
-        paths = {"results": [shown(path) for path in self.results], "output": self.output and shown(self.output)}
-        record = asdict(self) | paths
-        del record["dry_run"]  # what is written was no dry run
-        return record
 
 
 def heatmap(grid: Grid, chosen: Slice, quantity: Quantity, k_values: Sequence[int], all_k: bool) -> Figure:
@@ -135,7 +127,7 @@ def main() -> int:
     grid = load_replicates(config.results, config.allow_partial)
     chosen = choose_slice(grid, config.k, config.latent_dim)
     versions = package_versions("matplotlib", "seaborn", "pandas", "numpy", "statsmodels")
-    origin = json.dumps({"config": config.record(), "versions": versions})
+    origin = json.dumps({"config": recorded(config), "versions": versions})
     if chosen.note:
         print(f"Note: {chosen.note}.")
     if grid.missing:

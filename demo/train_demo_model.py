@@ -16,11 +16,13 @@ A curriculum adds a step to the problems as soon as the student solves four of f
 goes on from the last saved state of a killed run; until the learning rate begins to fall, also with another --steps.
 """
 
+import io
 import random
 import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -38,9 +40,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 sys.path.append(str(Path(__file__).parents[1]))  # the project's modules
 
-from command_line import InputError, check_at_least, option, package_versions, parse_config, run
+from command_line import InputError, check_at_least, check_positive, option, package_versions, parse_config, run
 from demo.problems import Problem, check_steps, make_problem, words
-from files import only_writer, temporary_path, write_json
+from files import only_writer, write_bytes, write_json
 from latent_reasoning import CODI_THOUGHTS, LatentReasoner, thought_projection
 
 PAD, BOS, EOS, BOT, EOT = SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>")
@@ -73,8 +75,7 @@ class DemoConfig:
         check_steps(self.max_steps)
         if self.width % HEAD_DIM:
             raise InputError(f"--width must be a multiple of {HEAD_DIM}, not {self.width}")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr must be positive, not {self.lr}")
+        check_positive(self, "lr")
 
     def settings(self) -> dict[str, Any]:
         """What decides how the model comes out."""
@@ -134,10 +135,8 @@ class Encoder:
     """Problems as batches of token ids."""
 
     def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
         self.ids: dict[str, int] = tokenizer.get_vocab()
-
-    def encode(self, text: str) -> list[int]:
-        return [self.ids[word] for word in text.replace(".", " .").replace("?", " ?").split()]
 
     def values(self, problem: Problem) -> list[int]:
         """The number after each step; the last one for thoughts that have no step left."""
@@ -145,12 +144,11 @@ class Encoder:
         return reached + reached[-1:] * (CODI_THOUGHTS - len(reached))
 
     def batch(self, some: list[Problem]) -> Batch:
-        questions = [[self.ids[BOS], *self.encode(problem.question)] for problem in some]
+        questions = self.tokenizer([problem.question for problem in some])["input_ids"]
         answers = [[self.ids[ANSWER], self.ids[str(problem.answer)], self.ids[EOS]] for problem in some]
-        worked = [
-            [*self.encode(" ".join(problem.worked_steps())), *answer]
-            for problem, answer in zip(some, answers, strict=True)
-        ]
+        texts = [" ".join(problem.worked_steps()) for problem in some]
+        steps = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        worked = [tokens + answer for tokens, answer in zip(steps, answers, strict=True)]
         length = max(map(len, questions))
         return Batch(
             torch.tensor([[self.ids[PAD]] * (length - len(question)) + question for question in questions]),
@@ -169,13 +167,7 @@ def codi_losses(reasoner: LatentReasoner, batch: Batch) -> Losses:
     mask = (tokens != pad).long()
     where = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=config)
-
-    def forward(mask: Tensor, where: Tensor, **inputs: Tensor) -> Any:
-        return reasoner.backbone(
-            attention_mask=mask, position_ids=where, past_key_values=cache, use_cache=True, output_hidden_states=True,
-            **inputs,
-        )  # fmt: skip
-
+    forward = partial(reasoner.forward, cache, output_hidden_states=True)
     taught = forward(mask, where, input_ids=tokens)
     logits = reasoner.model.lm_head(taught.last_hidden_state[:, n_question - 1 : -1])
     teacher = F.cross_entropy(logits.flatten(0, 1), batch.worked.flatten(), ignore_index=pad)
@@ -261,9 +253,9 @@ class Training:
             "seconds": self.seconds,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(self.path)
-        torch.save(state, temporary)
-        temporary.replace(self.path)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.path, buffer.getvalue())
 
     def resume(self) -> None:
         """Go on from the state on the disk, if there is one. Raises InputError if it is of another training."""
