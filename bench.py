@@ -45,8 +45,9 @@ from command_line import InputError, check_at_least, keep_once, option, package_
 from files import write_json
 from grid import K_VALUES, LATENT_DIMS
 from stack_trainer import train_stack
+from tasks import TrainConfig
 from topk_sae import TopKSAE, measure, n_weights
-from train_grid import TrainConfig, choose_backend, epoch_orders, seeded_sae, train_saes
+from training import choose_backend, epoch_orders, seeded_sae, train_saes
 
 METHODS = ("textbook", "stack", "ours", "gemm")
 LONG_METHODS = ("ours", "gemm")  # timed over all epochs: the one changes as it goes, the other is too short

@@ -16,16 +16,21 @@ from torch import Tensor
 from activation_cache import ActivationCache
 from estimates import free_bytes, in_bytes
 from stack_trainer import bytes_of_a_cell
+from tasks import Task, TrainConfig, bytes_to_write
 from topk_sae import TopKSAE, evaluate, n_weights
-from train_grid import Task, TrainConfig, baselines_of, bytes_to_write, epoch_orders, load_cells, seeded_sae, train_saes
+from training import baselines_of, epoch_orders, load_cells, seeded_sae, train_saes
 
 # A stack trains for an epoch, then for two, four and so on, until a run of it takes so long; on so many batches.
 CALIBRATION_SECONDS = 3.0
 MOST_BATCHES = 24
 # A worker process before it has any data: Python, torch and the compiled trainer. Measured on Linux.
 PROCESS_BYTES = 490_000_000
-# What the fused trainer holds beside the weights of an SAE, in copies of them: two moments, and what it works with.
-FUSED_COPIES = 3
+# What the fused trainer holds, in copies of an SAE's weights: they, two moments, and what it works with.
+FUSED_COPIES = 4
+MOST_CELLS = 8  # of a stack by default: more steps at once bring nothing, and a kill would cost more
+USED_OF_FREE = 0.8  # of a GPU's free memory, by stacks: the rest is for fragmentation
+# Of a worker on a GPU, beside its stack: CUDA's context, the products' and the metrics' scratch space.
+OVERHEAD_BYTES = 1 << 30
 
 
 class Workers(NamedTuple):
@@ -55,11 +60,23 @@ def worker_bytes(task: Task, config: TrainConfig, cache: ActivationCache, worker
     """The memory that a worker needs for `task`: the device's, on the CPU with the process itself."""
     n_cells, input_dim = len(task.parts), cache.input_dim
     if workers.backend == "fused":
-        of_saes = 4 * n_weights(input_dim, task.latent_dim) * (task.n_saes + FUSED_COPIES)
-        return PROCESS_BYTES + n_cells * 4 * cache.n_examples * input_dim + of_saes
+        of_an_sae = 4 * n_weights(input_dim, task.latent_dim) * FUSED_COPIES  # it trains one by one
+        return PROCESS_BYTES + n_cells * 4 * cache.n_examples * input_dim + of_an_sae
     most = max(len(part.k_values) for part in task.parts)
     of_a_cell = bytes_of_a_cell(most, cache.n_examples, input_dim, task.latent_dim, config.batch_size)
     return n_cells * of_a_cell + (PROCESS_BYTES if workers.device == "cpu" else 0)
+
+
+def cells_that_fit(config: TrainConfig, cache: ActivationCache, latent_dim: int, workers: int, free: int | None) -> int:
+    """How many cells the stacks of a latent_dim may span where `workers` share a GPU with `free` bytes.
+
+    1 without a GPU (`free` is None).
+    """
+    if free is None:
+        return 1
+    of_a_worker = free / workers * USED_OF_FREE - OVERHEAD_BYTES
+    of_a_cell = bytes_of_a_cell(len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size)
+    return min(max(1, int(of_a_worker / of_a_cell)), MOST_CELLS)
 
 
 def seconds_to_train(

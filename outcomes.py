@@ -9,7 +9,8 @@ import torch
 
 from activation_cache import ActivationCache
 from command_line import InputError, one_line
-from train_grid import Task, TrainConfig, train_task
+from tasks import Task, TrainConfig
+from training import train_task
 
 
 class Outcome(NamedTuple):

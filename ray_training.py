@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 from activation_cache import ActivationCache, cell_path
 from command_line import InputError
-from forecast import seconds_to_train
+from forecast import cells_that_fit, seconds_to_train
 from grid import logs_path
 from outcomes import Outcome, RunReport, attempt
 from ray_engine import RETRIES, Share, answer, check_fits, takes_gpu, why_died
-from train_grid import Task, TrainConfig, choose_backend, find_existing, has_baselines
+from tasks import Task, TrainConfig, find_existing, has_baselines
+from training import choose_backend
 
 Cell = tuple[int, int]  # (layer, position)
 # Tasks given out for each that can run, so that no worker waits for the main process.
@@ -147,8 +148,7 @@ def free_on_gpu() -> int:
 class RayTasks:
     """The nodes of a Ray cluster; `train_all_layers_positions.Engine`.
 
-    `n_stacks` is how many there would be if each spanned one cell; None leaves the cells of a stack as they fit.
-    Raises InputError if no node has room for a task.
+    `n_stacks` is how many there would be if each spanned one cell. Raises InputError if no node has room for a task.
     """
 
     def __init__(
@@ -158,8 +158,7 @@ class RayTasks:
         workers: int | None,
         cpus_per_task: int,
         gpus_per_task: float,
-        cells_that_fit: Callable[..., int],
-        n_stacks: int | None,
+        n_stacks: int,
     ) -> None:
         on_gpu = takes_gpu(config.device)
         self.device = torch.device("cuda" if on_gpu else "cpu")
@@ -167,7 +166,7 @@ class RayTasks:
         self._share = Share(cpus=0, gpus=gpus_per_task) if on_gpu else Share(cpus=cpus_per_task, gpus=0)
         check_fits(self._share)
         self.most_workers = workers or self._share.fits()
-        self._workers, self._cells_that_fit, self._n_stacks = workers, cells_that_fit, n_stacks
+        self._workers, self._n_stacks = workers, n_stacks
         self._room_found, self._room_looked_at = 1, -ROOM_LOOKED_AT_EVERY
         # A plain TrainConfig, whose class other processes can import; that of a script they cannot.
         own = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
@@ -180,12 +179,12 @@ class RayTasks:
         # Ray's own retries would train again what is done, and never end where the memory is too small.
         return ray.remote(max_retries=0, **self._share.options())(function)
 
-    def cells_per_stack(self, latent_dim: int) -> int:
+    def cells_that_fit(self, latent_dim: int) -> int:
         """What fits the memory, but not so many that workers idle while the last stacks train."""
         free = answer(self._remote(free_on_gpu).remote()) if self.device.type == "cuda" else None
         sharing = max(1, round(1 / self._share.gpus)) if self._share.gpus else 1
-        fit = self._cells_that_fit(self.device, sharing, latent_dim, free)
-        return fit if self._n_stacks is None else min(fit, max(1, self._n_stacks // (TURNS * self.most_workers)))
+        fit = cells_that_fit(self._config, self._cache, latent_dim, sharing, free)
+        return min(fit, max(1, self._n_stacks // (TURNS * self.most_workers)))
 
     def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
         remote = self._remote(seconds_to_train)

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -45,17 +44,14 @@ from command_line import (
 from devices import choose_device
 from estimates import in_time
 from files import only_writer, read_json, write_json
-from forecast import Workers, describe, seconds_to_train
+from forecast import Workers, cells_that_fit, describe, seconds_to_train
 from grid import AXES, LATENT_DIMS, logs_path, plan_path
 from outcomes import Outcome, RunReport, attempt
-from stack_trainer import bytes_of_a_cell
-from train_grid import Task, TrainConfig, check_room, choose_backend, plan_tasks
+from tasks import Task, TrainConfig, check_room, plan_tasks
+from training import choose_backend
 
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
 WORKERS_ON_A_GPU = 3  # the experiment's
-MOST_CELLS = 8  # of a stack by default: more steps at once bring nothing, and a kill would cost more
-USED_OF_FREE = 0.8  # of a device's free memory, by stacks: the rest is for fragmentation
-OVERHEAD_BYTES = 1 << 30  # of a worker, beside its stack: CUDA's context, the products' and the metrics' scratch space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,24 +187,6 @@ def record_plan(config: GridConfig, cache: ActivationCache, cells: list[tuple[in
     write_json(path, planned | {name: cache.metadata.get(name) for name in origin})
 
 
-def cells_that_fit(
-    config: GridConfig,
-    cache: ActivationCache,
-    device: torch.device,
-    workers: int,
-    latent_dim: int,
-    free: int | None = None,
-) -> int:
-    """How many cells the stacks of a latent_dim are to span, where `workers` share `free` bytes of a CUDA device."""
-    if config.cells_per_stack or device.type != "cuda":
-        return config.cells_per_stack or 1
-    if free is None:
-        free, _ = torch.cuda.mem_get_info(device)
-    of_a_worker = free / workers * USED_OF_FREE - OVERHEAD_BYTES
-    of_a_cell = bytes_of_a_cell(len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size)
-    return min(max(1, int(of_a_worker / of_a_cell)), MOST_CELLS)
-
-
 class Engine(Protocol):
     """What trains the stacks: processes of this machine, or a Ray cluster."""
 
@@ -216,7 +194,8 @@ class Engine(Protocol):
     threads: int | None  # of each worker on the CPU
     most_workers: int
 
-    def cells_per_stack(self, latent_dim: int) -> int: ...
+    def cells_that_fit(self, latent_dim: int) -> int:
+        """How many (layer, position) a stack of this latent_dim may span."""
 
     def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
         """An estimate for one worker."""
@@ -236,8 +215,9 @@ class Processes:
         self.most_workers = config.workers or (min(WORKERS_ON_A_GPU, cores()) if on_cpu else WORKERS_ON_A_GPU)
         self.threads = max(1, cores() // self.most_workers) if on_cpu else None
 
-    def cells_per_stack(self, latent_dim: int) -> int:
-        return cells_that_fit(self._config, self._cache, self.device, self.most_workers, latent_dim)
+    def cells_that_fit(self, latent_dim: int) -> int:
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        return cells_that_fit(self._config, self._cache, latent_dim, self.most_workers, free)
 
     def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
         if self.threads:
@@ -260,10 +240,19 @@ def open_engine(config: GridConfig, cache: ActivationCache, n_cells: int) -> Ite
     from ray_training import RayTasks
 
     with cluster(config.ray_address):
-        cells_per_stack = partial(cells_that_fit, config, cache)
-        n_stacks = None if config.cells_per_stack else n_cells * len(config.latent_dims)
         share = (config.cpus_per_task, config.gpus_per_task)
-        yield RayTasks(config, cache, config.workers, *share, cells_per_stack, n_stacks)
+        yield RayTasks(config, cache, config.workers, *share, n_cells * len(config.latent_dims))
+
+
+def plan(
+    config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine
+) -> tuple[list[Task], int]:
+    """What is left to train, and how many SAEs are done."""
+
+    def cells_per_stack(latent_dim: int) -> int:
+        return config.cells_per_stack or engine.cells_that_fit(latent_dim)
+
+    return plan_tasks(config, cache, cells, config.latent_dims, cells_per_stack)
 
 
 def main() -> int:
@@ -279,7 +268,7 @@ def main() -> int:
 
 def foretell(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine) -> None:
     """Say what a run would take. Raises InputError if the disk is too small for it."""
-    tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, engine.cells_per_stack)
+    tasks, n_done = plan(config, cache, cells, engine)
     workers = Workers(
         min(engine.most_workers, len(tasks)), str(engine.device), choose_backend(config.backend, engine.device)
     )
@@ -292,7 +281,7 @@ def foretell(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, 
 def train(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine) -> int:
     """Train what is not done. Returns the exit code."""
     with only_writer(config.results):
-        tasks, n_done = plan_tasks(config, cache, cells, config.latent_dims, engine.cells_per_stack)
+        tasks, n_done = plan(config, cache, cells, engine)
         check_room(config, cache.input_dim, tasks)
         n_saes = sum(task.n_saes for task in tasks)
         record_plan(config, cache, cells)

@@ -6,7 +6,7 @@ import torch
 from conftest import correlated_rows
 
 from baselines import measure_baselines
-from train_grid import seeded_sae
+from training import seeded_sae
 
 
 def fvu(x: np.ndarray, x_hat: np.ndarray) -> float:

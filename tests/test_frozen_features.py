@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import frozen_features
 from frozen_features import LEVELS, WORTH, Frozen, LiveEpochs, bounds_hold, groups, level, steps_to_rest
 from stack_trainer import Epoch, EpochRunner, Stack, make_stack, train_epoch
-from train_grid import epoch_orders, seeded_sae
+from training import epoch_orders, seeded_sae
 
 LATENT_DIM, BATCH, LR = 64, 32, 3e-3
 

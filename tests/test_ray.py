@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from codi_checkpoints import QUESTIONS, CodiFiles, write_codi
 from conftest import assert_same_results
 
@@ -29,7 +28,7 @@ import train_grid
 from activation_cache import ActivationCache
 from command_line import InputError
 from latent_reasoning import ModelSource
-from train_grid import TrainConfig
+from tasks import TrainConfig
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -250,20 +249,20 @@ def test_a_stack_spans_no_more_cells_than_leave_every_worker_several_stacks(
     monkeypatch.setattr(ray_training, "answer", lambda ref: 80 << 30)
     monkeypatch.setattr(ray_training.RayTasks, "_remote", lambda *words: SimpleNamespace(remote=lambda: None))
 
-    def cells_per_stack(n_stacks: int | None) -> int:
+    def cells_that_fit(n_stacks: int) -> int:
         asked: list[Any] = []
 
-        def eight_fit(*words: Any) -> int:
+        def eight_fit(config: TrainConfig, cache: ActivationCache, *words: Any) -> int:
             asked.append(words)
             return 8
 
+        monkeypatch.setattr(ray_training, "cells_that_fit", eight_fit)
         config, cache = TrainConfig(activations=activations), ActivationCache(activations)
-        tasks = ray_training.RayTasks(config, cache, None, 1, 1 / 3, eight_fit, n_stacks)
-        chosen = tasks.cells_per_stack(512)
-        assert asked == [(torch.device("cuda"), 3, 512, 80 << 30)]
+        chosen = ray_training.RayTasks(config, cache, None, 1, 1 / 3, n_stacks).cells_that_fit(512)
+        assert asked == [(512, 3, 80 << 30)]
         return chosen
 
-    assert [cells_per_stack(n_stacks) for n_stacks in (None, 288, 672, 10_000, 3)] == [8, 3, 7, 8, 1]
+    assert [cells_that_fit(n_stacks) for n_stacks in (288, 672, 10_000, 3)] == [3, 7, 8, 1]
 
 
 def test_a_ray_address_without_the_engine_is_refused(extract: Call, call: Call, activations: Path) -> None:

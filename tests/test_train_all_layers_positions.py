@@ -9,18 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import assert_same_results
 
+import forecast
 import train_all_layers_positions
 import train_grid
+from forecast import cells_that_fit
 from grid import load_grid
 from stack_trainer import bytes_of_a_cell
-from train_all_layers_positions import GridConfig, cells_that_fit
+from train_all_layers_positions import GridConfig
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--latent-dims", 24, 16, "--k-values", 2, 4, "--batch-size", 32]
@@ -200,25 +200,20 @@ def test_however_many_cells_a_stack_spans_the_files_are_the_same(call: Call, act
     assert len(load_grid(tmp_path / "3").table) == 16
 
 
-def test_the_cells_of_a_stack_are_those_that_fit_the_free_memory(
-    activations: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cells_of_a_stack_are_those_that_fit_the_free_memory(activations: Path) -> None:
     cache = train_all_layers_positions.ActivationCache(activations)
-    cuda = torch.device("cuda")
 
-    def fitting(free: float, device: torch.device = cuda, **settings: Any) -> int:
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 1 << 40))
-        config = GridConfig(k_values=(4, 8), batch_size=256, **settings)
-        return cells_that_fit(config, cache, device, 3, latent_dim=64)
+    def fitting(free: float | None) -> int:
+        config = GridConfig(k_values=(4, 8), batch_size=256)
+        return cells_that_fit(config, cache, 64, 3, None if free is None else int(free))
 
     cell = bytes_of_a_cell(2, 120, 12, 64, 256)
     assert cell > 2 * 4 * 4 * (2 * 12 * 64 + 12 + 64)  # four tensors the size of the weights, for each of two SAEs
-    overhead, used = train_all_layers_positions.OVERHEAD_BYTES, train_all_layers_positions.USED_OF_FREE
+    overhead, used = forecast.OVERHEAD_BYTES, forecast.USED_OF_FREE
     assert fitting(3 * (overhead + 2.5 * cell) / used) == 2
     assert fitting(3 * (overhead + 0.5 * cell) / used) == 1
-    assert fitting(1 << 40) == train_all_layers_positions.MOST_CELLS
-    assert fitting(1 << 40, torch.device("cpu")) == 1
-    assert fitting(0, torch.device("cpu"), cells_per_stack=5) == 5
+    assert fitting(1 << 40) == forecast.MOST_CELLS
+    assert fitting(None) == 1
 
 
 def test_the_record_of_a_run_says_what_it_cost(call: Call, activations: Path, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import estimates
 import forecast
 import train_grid
+import training
 from activation_cache import ActivationCache, split_rows
 from grid import baselines_path, checkpoint_path, load_grid, metrics_path
 from stack_trainer import Trained, train_stack
+from tasks import TrainConfig, plan_tasks
 from topk_sae import TopKSAE, evaluate
-from train_grid import TrainConfig, epoch_orders, seeded_sae
+from training import epoch_orders, seeded_sae
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--latent-dim", 24, 16, "--k-values", 2, 4, "--epochs", 3, "--batch-size", 32]
@@ -204,13 +206,13 @@ def test_a_second_run_trains_nothing_and_a_wider_one_only_what_is_new(
 ) -> None:
     run_small(call, activations, tmp_path / "results")
     trained: list[tuple[int, int]] = []
-    original = train_grid.train_saes
+    original = training.train_saes
 
     def spy(saes: list[TopKSAE], *rest: Any) -> list[Trained]:
         trained.extend((sae.latent_dim, sae.k) for sae in saes)
         return original(saes, *rest)
 
-    monkeypatch.setattr(train_grid, "train_saes", spy)
+    monkeypatch.setattr(training, "train_saes", spy)
     code, out, _ = run_small(call, activations, tmp_path / "results", "--k-values", 2, 4, 4)
     assert (code, trained) == (0, [])
     assert "4 SAEs are already done" in out
@@ -280,7 +282,7 @@ def test_baselines_that_are_lacking_are_measured_and_no_sae_trained_again(
     whole = path.read_text()
     assert list(json.loads(whole)["untrained"]["24"]) == ["2", "4"]
     path.write_text(whole[:50])
-    monkeypatch.setattr(train_grid, "train_saes", None)
+    monkeypatch.setattr(training, "train_saes", None)
     assert run_small(call, activations, results)[0] == 0
     assert path.read_text() == whole
 
@@ -296,7 +298,7 @@ def test_without_checkpoints_the_metrics_are_the_same_and_a_second_run_trains_no
     assert content["metadata"].pop("without_checkpoint") == [2, 4]
     assert_close(content, whole)
     assert len(load_grid(results).table) == 4
-    monkeypatch.setattr(train_grid, "train_saes", None)
+    monkeypatch.setattr(training, "train_saes", None)
     code, out, _ = run_small(call, activations, results, "--no-checkpoints")
     assert code == 0
     assert "4 SAEs are already done" in out
@@ -365,9 +367,9 @@ def test_the_time_of_a_training_is_foretold_from_its_first_epochs(
 ) -> None:
     config = TrainConfig(k_values=(2, 4), epochs=40, batch_size=32, activations=activations, results=tmp_path / "none")
     cache = ActivationCache(activations)
-    tasks, _ = train_grid.plan_tasks(config, cache, [(0, 0), (0, 1)], (24, 16))
+    tasks, _ = plan_tasks(config, cache, [(0, 0), (0, 1)], (24, 16))
     epochs: list[int] = []
-    original = train_grid.train_saes
+    original = training.train_saes
 
     def spy(saes: list[TopKSAE], cells: Any, x: Tensor, orders: Any, *rest: Any, **more: Any) -> list[Trained]:
         epochs.append(len(list(orders(0))))
