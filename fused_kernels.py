@@ -26,6 +26,7 @@ LINE = 16  # float32 in a cache line, and lanes of an AVX-512 register
 # Lanes of a sum held in registers: 16 of the 32 registers of AVX-512, 8 of the 16 of AVX2.
 WIDE = 256 if binding.get_host_cpu_features().get("avx512f") else 64
 NARROW = WIDE // 4
+BLOCK = 256
 
 # Typed Any: a checker does not see what compiled functions take and return.
 compiled: Any = njit(cache=True, nogil=True, fastmath=set(FLAGS), error_model="numpy")
@@ -230,14 +231,14 @@ def gather(x, order, batch, first, last):
 
 
 @compiled
-def select(pre_acts, n_live, ids, indices, acts, kth, first, last):
-    """Of rows [first, last), the k largest |pre_acts|; ties at the k-th go to the lowest id.
+def select(pre_acts, n_live, ids, indices, acts, kth, rows):
+    """Of each of `rows`, the k largest |pre_acts|; ties at the k-th go to the lowest id.
 
     indices, acts (rows, k); kth (rows,) is the k-th largest |pre_act|. NaN counts as larger than any number.
     """
     k = indices.shape[1]
     bits = np.empty(n_live, np.int32)
-    for row in range(first, last):
+    for row in rows:
         values = pre_acts[row, :n_live].view(np.int32)
         largest = np.int32(0)
         for j in range(n_live):  # non-negative floats are in the order of their bits
@@ -278,9 +279,12 @@ def select(pre_acts, n_live, ids, indices, acts, kth, first, last):
 
 
 @compiled
-def scatter(indices, acts, n_dense, out, counts, first, last):
-    """out[row, f] = act of feature f < n_dense, or zero; counts[row] = number of those; indices ascend."""
-    for row in range(first, last):
+def scatter(indices, acts, n_dense, out, counts, rows):
+    """Of each of `rows`: out[row, f] = act of feature f < n_dense, or zero; counts[row] = number of those.
+
+    indices ascend.
+    """
+    for row in rows:
         out[row, :n_dense] = 0
         n = 0
         while n < indices.shape[1] and indices[row, n] < n_dense:
@@ -332,16 +336,19 @@ def reconstruct(batch, W_dec, b_dec, indices, acts, counts, k, stride, scale, re
 
 
 @compiled
-def sort_by_feature(indices, acts, n_rows, n_live, offsets, rows, coefs):
-    """Counting sort of the selected entries: those of feature f are [offsets[f], offsets[f + 1])."""
+def sort_by_feature(indices, acts, counts, n_rows, n_live, offsets, rows, coefs):
+    """Counting sort of the selected entries, without each row's first counts[row].
+
+    Those of feature f become [offsets[f], offsets[f + 1]) of rows and coefs.
+    """
     offsets[: n_live + 1] = 0
     for row in range(n_rows):
-        for j in range(indices.shape[1]):
+        for j in range(counts[row], indices.shape[1]):
             offsets[indices[row, j] + 1] += 1
     for f in range(n_live):
         offsets[f + 1] += offsets[f]
     for row in range(n_rows):
-        for j in range(indices.shape[1]):
+        for j in range(counts[row], indices.shape[1]):
             f = indices[row, j]
             rows[offsets[f]] = row
             coefs[offsets[f]] = acts[row, j]
@@ -352,62 +359,90 @@ def sort_by_feature(indices, acts, n_rows, n_live, offsets, rows, coefs):
 
 
 @compiled
-def update_features(batch, residual, offsets, rows, coefs, grads, enc, dec, factors, stride, first, last):
-    """Gradient and Adam step of features [first, last); enc and dec are flat (W, m, v).
+def update_decoder(residual, offsets, rows, coefs, grads, dec, factors, stride, features, first, last):
+    """Gradient and Adam step of columns [first, last) of the decoder rows of `features`; dec is flat (W, m, v).
 
-    grads (entries,) receives d loss / d act of every entry, which is the coefficient of W_enc's gradient.
-    The decoder row of a feature that did not fire is left behind: see `replay`.
+    grads (entries,) becomes these columns' part of d loss / d act of every entry. The decoder row of a feature that
+    did not fire is left behind: see `replay`. Column blocks are the outer loop, so that one block of all residuals
+    stays in the L2 cache.
     """
-    gradient = np.empty(stride, np.float32)
-    for f in range(first, last):
-        e0, e1, base = offsets[f], offsets[f + 1], f * stride
-        grads[e0:e1] = 0
-        if e0 < e1:
-            i = 0
-            while i + WIDE // 2 <= stride:
-                store(gradient, i, _both_half(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
+    gradient = np.empty(BLOCK, np.float32)
+    grads[:] = 0
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        for f in features:
+            e0, e1, base = offsets[f], offsets[f + 1], f * stride
+            i = start
+            while i + WIDE // 2 <= stop:
+                half = _both_half(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1)
+                store(gradient, i - start, half)
                 i += WIDE // 2
-            while i + NARROW <= stride:
-                store(
-                    gradient,
-                    i,
-                    _both_narrow(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1),
-                )
+            while i + NARROW <= stop:
+                narrow = _both_narrow(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1)
+                store(gradient, i - start, narrow)
                 i += NARROW
-            while i < stride:
-                store(gradient, i, _both_line(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1))
+            while i < stop:
+                line = _both_line(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1)
+                store(gradient, i - start, line)
                 i += LINE
-            adam(dec[0], dec[1], dec[2], base, gradient, stride, factors)
-        i = 0
-        while i + WIDE <= stride:
-            store(gradient, i, _add_wide(spread(F32(0), WIDE), grads, rows, batch, stride, i, e0, e1))
-            i += WIDE
-        while i + NARROW <= stride:
-            store(gradient, i, _add_narrow(spread(F32(0), NARROW), grads, rows, batch, stride, i, e0, e1))
-            i += NARROW
-        while i < stride:
-            store(gradient, i, _add_line(spread(F32(0), LINE), grads, rows, batch, stride, i, e0, e1))
-            i += LINE
-        adam(enc[0], enc[1], enc[2], base, gradient, stride, factors)
+            adam(dec[0], dec[1], dec[2], base + start, gradient, stop - start, factors)
 
 
 @compiled
-def update_dense(gradients, arrays, factors, stride, first, last):
-    """Adam step of features [first, last) from gradients (last - first, stride); arrays is flat (W, m, v)."""
-    for f in range(first, last):
-        adam(arrays[0], arrays[1], arrays[2], f * stride, gradients[f - first], stride, factors)
+def update_encoder(batch, offsets, rows, grads, enc, factors, stride, features, first, last):
+    """Gradient and Adam step of columns [first, last) of the encoder rows of `features`; enc is flat (W, m, v).
+
+    grads (entries,), d loss / d act, are the coefficients of the gradient.
+    """
+    gradient = np.empty(BLOCK, np.float32)
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        for f in features:
+            e0, e1 = offsets[f], offsets[f + 1]
+            i = start
+            while i + WIDE <= stop:
+                wide = _add_wide(spread(F32(0), WIDE), grads, rows, batch, stride, i, e0, e1)
+                store(gradient, i - start, wide)
+                i += WIDE
+            while i + NARROW <= stop:
+                narrow = _add_narrow(spread(F32(0), NARROW), grads, rows, batch, stride, i, e0, e1)
+                store(gradient, i - start, narrow)
+                i += NARROW
+            while i < stop:
+                line = _add_line(spread(F32(0), LINE), grads, rows, batch, stride, i, e0, e1)
+                store(gradient, i - start, line)
+                i += LINE
+            adam(enc[0], enc[1], enc[2], f * stride + start, gradient, stop - start, factors)
 
 
 @compiled
-def update_bias(residual, n_rows, stride, bias, factors):
-    """Gradient and Adam step of the decoder bias; bias is (b, m, v)."""
-    gradient = np.empty(stride, np.float32)
-    for i in range(0, stride, LINE):
+def update_dense(gradients, arrays, factors, stride, feature, first, last):
+    """Adam step of columns [first, last) of the features from `feature` on; arrays is flat (W, m, v).
+
+    gradients: (features, last - first).
+    """
+    for n in range(len(gradients)):
+        adam(arrays[0], arrays[1], arrays[2], (feature + n) * stride + first, gradients[n], last - first, factors)
+
+
+@compiled
+def update_idle(arrays, factors, stride, features, first, last):
+    """Adam step without gradient of columns [first, last) of `features`; arrays is flat (W, m, v)."""
+    nothing = np.zeros(last - first, np.float32)
+    for f in features:
+        adam(arrays[0], arrays[1], arrays[2], f * stride + first, nothing, last - first, factors)
+
+
+@compiled
+def update_bias(residual, n_rows, stride, bias, factors, first, last):
+    """Gradient and Adam step of columns [first, last) of the decoder bias; bias is (b, m, v)."""
+    gradient = np.empty(last - first, np.float32)
+    for i in range(first, last, LINE):
         value = spread(F32(0), LINE)
         for row in range(n_rows):
             value = value + load(residual, row * stride + i, LINE)
-        store(gradient, i, value)
-    adam(bias[0], bias[1], bias[2], 0, gradient, stride, factors)
+        store(gradient, i - first, value)
+    adam(bias[0], bias[1], bias[2], first, gradient, last - first, factors)
 
 
 @compiled
@@ -419,9 +454,9 @@ def swap(arrays, a, b):
 
 
 @compiled
-def slacks(w, m, v, eps, path, rounding, features):
-    """path * |m / (sqrt(v) + eps)| + rounding * |w|, norms of rows, for each of the features."""
-    out = np.empty(features.size, np.float32)
+def speeds_and_sizes(w, m, v, eps, features):
+    """|m / (sqrt(v) + eps)| and |w|, norms of rows, for each of the features."""
+    speeds, sizes = np.empty(features.size, np.float32), np.empty(features.size, np.float32)
     for n in range(features.size):
         f = features[n]
         moves = size = F32(0)
@@ -429,8 +464,8 @@ def slacks(w, m, v, eps, path, rounding, features):
             ratio = m[f, i] / (np.sqrt(v[f, i]) + eps)
             moves += ratio * ratio
             size += w[f, i] * w[f, i]
-        out[n] = path * np.sqrt(moves) + rounding * np.sqrt(size)
-    return out
+        speeds[n], sizes[n] = np.sqrt(moves), np.sqrt(size)
+    return speeds, sizes
 
 
 @compiled
@@ -444,10 +479,93 @@ def row_norms(x, norms, first, last):
 
 
 @compiled
-def raise_bounds(bounds, pre_acts, bias, slack, norms, first, last):
-    """bounds[row] = max with every |pre_act + bias| + slack * norm; pre_acts (last - first, features)."""
+def _list(reaches, features, row, value, feature, place, slack):
+    """Enter a frozen or watched feature in the row's list, for one that is neither, or for the least if that is less.
+
+    Returns what is not in the list then: `value`, that of the least, or 0.
+    """
+    least = 0
+    for i in range(reaches.shape[1]):
+        there = features[row, i]
+        if there < 0 or there == feature or slack[place[there]] == np.inf:
+            reaches[row, i], features[row, i] = value, feature
+            return F32(0)
+        if reaches[row, i] < reaches[row, least]:
+            least = i
+    if value <= reaches[row, least]:
+        return value
+    left = reaches[row, least]
+    reaches[row, least], features[row, least] = value, feature
+    return left
+
+
+@compiled
+def watch(
+    pre_acts,
+    kth,
+    order,
+    norms,
+    watched,
+    slack_now,
+    slack,
+    ids,
+    place,
+    margin,
+    reaches,
+    features,
+    rest,
+    near,
+    first,
+    last,
+):
+    """Enter in the lists of rows [first, last) how far |pre_act| of the watched features can reach there.
+
+    near[n] becomes True for those of `watched` (positions) that come near the row's k-th largest, and is not
+    entered: they are not to be frozen.
+    """
     for row in range(first, last):
-        high = bounds[row]
-        for f in range(slack.size):
-            high = max(high, abs(pre_acts[row - first, f] + bias[f]) + slack[f] * norms[row])
-        bounds[row] = high
+        r, limit = order[row], margin * kth[row]
+        for n in range(watched.size):
+            f = watched[n]
+            value = abs(pre_acts[row, f]) + slack_now[n] * norms[r]
+            if not value < limit:
+                near[n] = True
+            elif value > rest[r]:
+                rest[r] = max(rest[r], _list(reaches, features, r, value, ids[f], place, slack))
+
+
+@compiled
+def may_be_selected(batch, enc, kth, order, norms, slack, n_live, place, reaches, features, rest, wanted, unsure):
+    """Which frozen features can reach the k-th largest |pre_act| of a row of the batch.
+
+    wanted (latent_dim,) becomes True for those that the lists name, looked at again, as their slack was larger when
+    they were listed; unsure (rows,): there may be others. Returns the rows with any of either.
+    """
+    found = np.zeros(order.size, np.bool_)
+    for row in range(order.size):
+        r = order[row]
+        found[row] = unsure[row] = not kth[row] > rest[r]
+        for i in range(reaches.shape[1]):
+            f = features[r, i]
+            if f >= 0 and place[f] >= n_live and not kth[row] > reaches[r, i]:
+                p = place[f]
+                pre_act = F32(0)
+                for j in range(batch.shape[1]):
+                    pre_act += batch[row, j] * enc[p, j]
+                reaches[r, i] = abs(pre_act) + slack[p] * norms[r]
+                if not kth[row] > reaches[r, i]:
+                    found[row] = wanted[f] = True
+    return np.flatnonzero(found)
+
+
+@compiled
+def list_anew(pre_acts, kth, rows, order, norms, slack, ids, place, n_live, reaches, features, rest, wanted):
+    """Make the lists of `rows` of the batch from pre_acts (rows, frozen features); wanted as `may_be_selected`."""
+    for n in range(rows.size):
+        r = order[rows[n]]
+        features[r], rest[r] = -1, 0
+        for f in range(n_live, ids.size):
+            value = abs(pre_acts[n, f - n_live]) + slack[f] * norms[r]
+            if not kth[rows[n]] > value:
+                wanted[ids[f]] = True
+            rest[r] = max(rest[r], _list(reaches, features, r, value, ids[f], place, slack))

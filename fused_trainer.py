@@ -1,12 +1,15 @@
 """Train one AbsTopK SAE on the CPU, paying for little more than the encoder's forward product.
 
 Only k of the latent_dim latents of a row are non-zero, so after the dense pre-activations everything is
-sparse. One step over a batch is three passes, each split over the threads without changing any sum's order:
+sparse. One step over a batch is four passes, of which each thread does an even part:
 
 1. rows: gather the batch, `pre_acts = x W_enc^T + b_enc` (the only dense product), keep the k largest |pre|;
 2. rows: the reconstruction from the k selected decoder rows, the residual and the loss;
-3. features: from the selected entries sorted by feature, the gradient of the latents, then the encoder's and
-   the decoder's gradient row in cache, with Adam applied to it on the spot. No dense gradient is written.
+3. columns: from the selected entries sorted by feature, the gradient of the latents and of the decoder rows;
+4. columns: from these, the gradient of the encoder rows.
+
+In 3 and 4 Adam is applied to a piece of a row as soon as its gradient is there, in cache: no dense gradient is
+written. Threads take columns, not features, since features fire so unevenly that no cut of them is even.
 
 Adam moves the weights of a feature without gradient too, but along a path that is known in advance. So a
 decoder row is left behind while its feature does not fire, and the skipped steps are replayed when it does.
@@ -47,9 +50,10 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
-FREEZE_AFTER = 50  # steps without firing
-REORDER_EVERY = 8  # steps between two looks for features to freeze, or to multiply densely
-FREEZE_SHARE = 1 / 32  # of the live features must be idle: each freezing reads all training rows once
+WATCH_AFTER = 40  # steps without firing: Adam moves the weights of others too far
+MARGIN = 0.85  # of the k-th largest |pre|: features that reach it are not frozen, as they would soon be thawed
+LISTED = 16  # frozen features that each row names
+REORDER_EVERY = 8  # steps between two looks for features to multiply densely
 DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in dense products
 DENSE_BLOCK = 128  # features whose dense gradients are held at a time
 REPLAYED = 200  # steps without gradient after which beta1^steps leaves nothing to add to a weight
@@ -111,6 +115,14 @@ def _flat(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     return tuple(array.reshape(-1) for array in arrays)
 
 
+def zeros(*shape: int) -> FloatArray:
+    """float32 zeros that begin with a cache line: where rows of whole lines do not, every second load takes two."""
+    n = math.prod(shape)
+    memory = np.zeros(n + kernels.LINE, np.float32)
+    start = -memory.ctypes.data % (4 * kernels.LINE) // 4
+    return memory[start : start + n].reshape(shape)
+
+
 class _Team:
     """The caller's number of threads, each of which calls single-threaded compiled code.
 
@@ -127,9 +139,9 @@ class _Team:
         self.pool.shutdown()
         torch.set_num_threads(self.threads)
 
-    def cuts(self, n: int) -> list[int]:
-        """Even cuts of range(n) for `run`."""
-        return [n * i // self.threads for i in range(self.threads)] + [n]
+    def cuts(self, n: int, unit: int = 1) -> list[int]:
+        """Even cuts of range(n) for `run`, at multiples of `unit`, one of n itself; no part is empty."""
+        return sorted({n // unit * i // self.threads * unit for i in range(self.threads + 1)})
 
     def run(self, function: Callable[[int, int], None], cuts: list[int]) -> None:
         """function(first, last) for all neighbouring cuts, at the same time."""
@@ -155,9 +167,6 @@ class _Trainer:
         lines = -(-self.columns // kernels.LINE)
         self.stride = (lines + 1 - lines % 2) * kernels.LINE
 
-        def zeros(*shape: int) -> FloatArray:
-            return np.zeros(shape, np.float32)
-
         self.enc = tuple(zeros(latent_dim, self.stride) for _ in range(3))  # W, m, v
         self.dec = tuple(zeros(latent_dim, self.stride) for _ in range(3))
         self.b_dec = tuple(zeros(self.stride) for _ in range(3))
@@ -174,60 +183,72 @@ class _Trainer:
         self.indices, self.acts = np.zeros((rows, k), np.int64), zeros(rows, k)
         self.kth, self.squares = zeros(rows), zeros(rows)
         self.offsets = np.zeros(latent_dim + 1, np.int64)
-        self.entry_rows, self.coefs, self.grads = (
-            np.zeros(rows * k, np.int64),
-            zeros(rows * k),
-            zeros(rows * k),
-        )
+        self.entry_rows, self.coefs = np.zeros(rows * k, np.int64), zeros(rows * k)
+        self.grads = zeros(team.threads, rows * k)  # of each thread's columns, then of all in the first
 
         self.steps = 0
         self.step_sizes = self.root_scales = np.zeros(1)  # of every step so far, filled in `_replay`
         self.n_live = latent_dim
         self.n_dense = 0  # of them at the front, multiplied densely after the encoder too
-        self.ids = np.arange(latent_dim)  # feature at each position
-        self.last_fired = np.zeros(latent_dim, np.int64)
+        self.ids, self.place = np.arange(latent_dim), np.arange(latent_dim)  # feature at each position, and back
+        self.last_fired = np.full(latent_dim, -WATCH_AFTER)
         # Steps seen by the encoder row of a frozen feature and by every decoder row that is not dense.
         self.enc_at, self.dec_at = np.zeros(latent_dim, np.int64), np.zeros(latent_dim, np.int64)
-        self.slack = zeros(latent_dim)  # how far |pre| of a frozen feature can still move, per unit of |x|
-        self.norms, self.bounds = zeros(len(x)), zeros(len(x))
+        # How far |pre| of a frozen or watched feature can still move, per unit of |x|; infinite for others. Of watched
+        # ones when they began to be; it gets less with Adam's moments: speeds |m / sqrt(v)|, sizes |w|, norms of rows.
+        self.slack = np.full(latent_dim, np.inf, np.float32)
+        self.speeds, self.sizes, self.watched_since = zeros(latent_dim), zeros(latent_dim), 0
+        # For every row the frozen and watched features whose |pre| can reach farthest, and how far others can.
+        self.lists = zeros(len(x), LISTED), np.full((len(x), LISTED), -1, np.int32), zeros(len(x))
+        self.norms = zeros(len(x))
         if freeze:
             team.run(lambda first, last: kernels.row_norms(x, self.norms, first, last), team.cuts(len(x)))
 
     def epoch(self, order: IntArray, batch_size: int) -> float:
         """One pass over the rows in this order; returns the mean squared error over all values."""
+        if self.freeze:
+            self._watch_idle()
         squares = sum(self.step(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+        if self.freeze:
+            self._freeze_watched()
         return squares / self.x.size
 
     def step(self, order: IntArray) -> float:
         """One optimiser step on the rows `order`; returns the sum of the squared residuals."""
         self._choose_latents(order)
-        self._compute_residual(len(order))
+        self._compute_residual(order)
         self._update_weights(len(order))
         if self.steps % REORDER_EVERY == 0:
-            self._reorder_dense(len(order))  # first: nothing idle is dense any more when features freeze
-            if self.freeze:
-                self._freeze_idle(order)
+            self._reorder_dense(len(order))
         return float(self.squares[: len(order)].sum(dtype=np.float64))
 
     def _choose_latents(self, order: IntArray) -> None:
-        """Fill batch, indices (ascending positions), acts and kth, and sort the entries by feature."""
+        """Fill batch, indices (ascending positions), acts, kth and dense_acts; sort the other entries by feature."""
 
         def encode_and_select(first: int, last: int) -> None:
             kernels.gather(self.x, order, self.batch, first, last)
             self._encode(self.batch[first:last], self.pre_acts[first:last], 0, self.n_live)
-            self._select(first, last)
+            self._select(np.arange(first, last))
 
         self.team.run(encode_and_select, self.team.cuts(len(order)))
         if self.n_live < len(self.ids):
             self._thaw_what_may_be_selected(order)
         kernels.sort_by_feature(
-            self.indices, self.acts, len(order), self.n_live, self.offsets, self.entry_rows, self.coefs
+            self.indices, self.acts, self.counts, len(order), self.n_live, self.offsets, self.entry_rows, self.coefs
         )
-        self.fired = np.diff(self.offsets[: self.n_live + 1])
+        fired = np.diff(self.offsets[: self.n_live + 1])
+        self.firing, self.idle = (
+            self.n_dense + np.flatnonzero(sparse) for sparse in (fired[self.n_dense :] > 0, fired[self.n_dense :] == 0)
+        )
 
-    def _compute_residual(self, n_rows: int) -> None:
-        """Fill residual with d loss / d reconstruction, and the dense features' latents and gradients."""
-        self._replay(self.dec, self.dec_at, np.flatnonzero(self.fired))
+    def _compute_residual(self, order: IntArray) -> None:
+        """Fill residual with d loss / d reconstruction, and the gradients of the dense features' latents."""
+        n_rows = len(order)
+        watched = self.n_dense + np.flatnonzero(self.slack[self.n_dense : self.n_live] < np.inf)
+        slack_now = self._slack(watched, self.steps - self.watched_since)
+        near = np.zeros((self.team.threads, len(watched)), np.bool_)
+        cuts = self.team.cuts(n_rows)
+        self._replay(self.dec, self.dec_at, self.firing)
         n_dense, W_dense = self.n_dense, self.dec[0][: self.n_dense]
         scale = np.float32(2 / (n_rows * self.input_dim))  # from the mean of squares
         batch, residual, W_dec = _flat(self.batch, self.residual, self.dec[0])
@@ -235,7 +256,10 @@ class _Trainer:
 
         def reconstruct(first: int, last: int) -> None:
             rows = slice(first, last)
-            kernels.scatter(self.indices, self.acts, n_dense, self.dense_acts, self.counts, first, last)
+            kernels.watch(
+                self.pre_acts, self.kth, order, self.norms, watched, slack_now, self.slack, self.ids, self.place,
+                np.float32(MARGIN), *self.lists, near[cuts.index(first)], first, last,
+            )  # fmt: skip
             if n_dense:
                 _product(self.dense_acts[rows, :n_dense], W_dense, self.residual[rows])
             else:
@@ -248,33 +272,48 @@ class _Trainer:
                 _product(self.residual[rows], W_dense.T, self.dense_grads[rows, :n_dense])
                 kernels.zero_unselected(self.dense_grads, n_dense, self.indices, self.counts, first, last)
 
-        self.team.run(reconstruct, self.team.cuts(n_rows))
+        self.team.run(reconstruct, cuts)
+        self.slack[watched[near.any(axis=0)]] = np.inf
 
     def _update_weights(self, n_rows: int) -> None:
         """Gradients and Adam of the live features and of the decoder's bias."""
         self.steps += 1
         beta_powers = 1 - BETA1**self.steps, 1 - BETA2**self.steps
         factors = tuple(map(np.float32, (BETA1, BETA2, self.lr / beta_powers[0], 1 / math.sqrt(beta_powers[1]), EPS)))
-        n_dense, stride = self.n_dense, self.stride
+        stride, cuts = self.stride, self.team.cuts(self.stride, kernels.LINE)
+        n_entries = self.offsets[self.n_live]
         enc, dec, (batch, residual) = _flat(*self.enc), _flat(*self.dec), _flat(self.batch, self.residual)
 
-        def update_features(first: int, last: int) -> None:
-            for start in range(first, min(last, n_dense), DENSE_BLOCK):
-                stop = min(start + DENSE_BLOCK, last, n_dense)
-                gradients = np.empty((stop - start, stride), np.float32)
-                _product(self.dense_acts[:n_rows, start:stop].T, self.residual[:n_rows], gradients)
-                kernels.update_dense(gradients, dec, factors, stride, start, stop)
-                _product(self.dense_grads[:n_rows, start:stop].T, self.batch[:n_rows], gradients)
-                kernels.update_dense(gradients, enc, factors, stride, start, stop)
-            kernels.update_features(
-                batch, residual, self.offsets, self.entry_rows, self.coefs, self.grads, enc, dec, factors,
-                stride, max(first, n_dense), last,
-            )  # fmt: skip
+        def update_dense(
+            coefs: FloatArray, rows: FloatArray, arrays: tuple[FloatArray, ...], first: int, last: int
+        ) -> None:
+            for start in range(0, self.n_dense, DENSE_BLOCK):
+                stop = min(start + DENSE_BLOCK, self.n_dense)
+                gradients = np.empty((stop - start, last - first), np.float32)
+                _product(coefs[:n_rows, start:stop].T, rows[:n_rows, first:last], gradients)
+                kernels.update_dense(gradients, arrays, factors, stride, start, first, last)
 
-        self.team.run(update_features, self._balanced_cuts(n_rows))
-        kernels.update_bias(residual, n_rows, stride, self.b_dec, factors)
-        selected = np.flatnonzero(self.fired)
-        self.last_fired[selected] = self.dec_at[selected] = self.dec_at[:n_dense] = self.steps
+        def update_decoder(first: int, last: int) -> None:
+            update_dense(self.dense_acts, self.residual, dec, first, last)
+            kernels.update_decoder(
+                residual, self.offsets, self.entry_rows, self.coefs, self.grads[cuts.index(first), :n_entries], dec,
+                factors, stride, self.firing, first, last,
+            )  # fmt: skip
+            kernels.update_bias(residual, n_rows, stride, self.b_dec, factors, first, last)
+
+        def update_encoder(first: int, last: int) -> None:
+            update_dense(self.dense_grads, self.batch, enc, first, last)
+            kernels.update_encoder(
+                batch, self.offsets, self.entry_rows, self.grads[0], enc, factors, stride, self.firing, first, last
+            )
+            kernels.update_idle(enc, factors, stride, self.idle, first, last)
+
+        self.team.run(update_decoder, cuts)
+        for part in self.grads[1 : len(cuts) - 1, :n_entries]:
+            self.grads[0, :n_entries] += part
+        self.team.run(update_encoder, cuts)
+        for seen in (self.last_fired, self.dec_at):
+            seen[: self.n_dense] = seen[self.firing] = self.steps
 
     def result(self) -> SAEArrays:
         """The weights in the order of `initial`, every feature brought up to the last step."""
@@ -293,90 +332,89 @@ class _Trainer:
         """out[:, first:last] = pre-activations of the features at positions [first, last)."""
         _product(batch[:, : self.columns], self.enc[0][first:last, : self.columns].T, out[:, first:last])
 
-    def _select(self, first: int, last: int) -> None:
-        kernels.select(self.pre_acts, self.n_live, self.ids, self.indices, self.acts, self.kth, first, last)
+    def _select(self, rows: IntArray) -> None:
+        kernels.select(self.pre_acts, self.n_live, self.ids, self.indices, self.acts, self.kth, rows)
+        kernels.scatter(self.indices, self.acts, self.n_dense, self.dense_acts, self.counts, rows)
 
     def _thaw_what_may_be_selected(self, order: IntArray) -> None:
         """Make those frozen features live that may be selected on a row of the batch, and select again."""
-        rows = np.flatnonzero(~(self.kth[: len(order)] > self.bounds[order]))
-        if not len(rows):
-            return
-        frozen = slice(self.n_live, len(self.ids))
-        pre_acts = np.empty((len(rows), len(self.ids)), np.float32)
-        self._encode(self.batch[rows], pre_acts, frozen.start, frozen.stop)
-        reach = np.abs(pre_acts[:, frozen]) + self.norms[order[rows], None] * self.slack[frozen]
-        wanted = (reach >= self.kth[rows, None]).any(axis=0)
-        self.bounds[order[rows]] = reach[:, ~wanted].max(axis=1, initial=0)
-        thawed = frozen.start + np.flatnonzero(wanted)
+        wanted, unsure = np.zeros(len(self.ids), np.bool_), np.zeros(len(order), np.bool_)
+        kth = self.kth[: len(order)]
+        rows = kernels.may_be_selected(
+            self.batch[:, : self.columns], self.enc[0], kth, order, self.norms, self.slack, self.n_live, self.place,
+            *self.lists, wanted, unsure,
+        )  # fmt: skip
+        if unsure.any():
+            all_rows = np.flatnonzero(unsure)
+            pre_acts = np.empty((len(all_rows), len(self.ids) - self.n_live), np.float32)
+            _product(self.batch[all_rows, : self.columns], self.enc[0][self.n_live :, : self.columns].T, pre_acts)
+            kernels.list_anew(
+                pre_acts, kth, all_rows, order, self.norms, self.slack, self.ids, self.place, self.n_live,
+                *self.lists, wanted,
+            )  # fmt: skip
+        thawed = np.sort(self.place[wanted])
         if not len(thawed):
             return
         self._replay(self.enc, self.enc_at, thawed)
+        frozen = self.n_live
         for position in thawed.tolist():
             self._swap(position, self.n_live)
             self.last_fired[self.n_live] = self.steps  # idle from now on
+            self.slack[self.n_live] = np.inf
             self.n_live += 1
-        self._encode(self.batch[: len(order)], self.pre_acts[: len(order)], frozen.start, self.n_live)
-        for row in rows.tolist():
-            self._select(row, row + 1)
-
-    def _balanced_cuts(self, n_rows: int) -> list[int]:
-        """Cuts of the live features of equal cost, in entries; a feature's two Adam steps are worth five."""
-        if self.team.threads == 1:
-            return [0, self.n_live]
-        cost = self.fired + 5.0
-        cost[: self.n_dense] = DENSE_SHARE * n_rows + 5
-        cost = np.cumsum(cost)
-        targets = cost[-1] * np.arange(1, self.team.threads) / self.team.threads
-        return [0, *np.searchsorted(cost, targets).tolist(), self.n_live]
+        self._encode(self.batch[: len(order)], self.pre_acts[: len(order)], frozen, self.n_live)
+        self._select(rows)
 
     def _reorder_dense(self, n_rows: int) -> None:
         """Bring the features that fired on a large share of the batch to the front."""
         margin = np.where(np.arange(self.n_live) < self.n_dense, 0.8, 1.2)  # against going back and forth
-        often = self.fired > margin * DENSE_SHARE * n_rows
+        fired = np.diff(self.offsets[: self.n_live + 1])
+        fired[: self.n_dense] = np.count_nonzero(self.dense_acts[:n_rows, : self.n_dense], axis=0)
+        often = fired > margin * DENSE_SHARE * n_rows
         self.n_dense = int(often.sum())
         leave, enter = np.flatnonzero(~often[: self.n_dense]), np.flatnonzero(often[self.n_dense :])
         for a, b in zip(leave.tolist(), (enter + self.n_dense).tolist(), strict=True):
             self._swap(a, b)
 
-    def _freeze_idle(self, order: IntArray) -> None:
-        """Freeze features that have not fired for FREEZE_AFTER steps, and raise the bounds for them."""
-        idle = np.flatnonzero(self.steps - self.last_fired[: self.n_live] >= FREEZE_AFTER)
-        if len(idle) < max(1, FREEZE_SHARE * self.n_live):
-            return
-        # |w| still moves by at most the sum of its steps: lr beta1^i |m| / (1 - beta1^(t+i)) over
-        # sqrt(beta2^i v / (1 - beta2^(t+i))) + eps, of which the part that depends on i can be taken out.
-        later = np.arange(1, 400)
-        root = np.sqrt(1 - BETA2 ** (self.steps + later))
-        path = self.lr * np.sum((BETA1 / BETA2**0.5) ** later * root / (1 - BETA1 ** (self.steps + later)))
-        eps = np.float32(EPS * math.sqrt(1 - BETA2**self.steps))
-        self.slack[idle] = kernels.slacks(*self.enc, eps, np.float32(path), np.float32(ROUNDING), idle)
-        # Near enough to be selected on a row of this batch: it would soon be thawed.
-        reach = np.abs(self.pre_acts[: len(order), idle]) + self.norms[order, None] * self.slack[idle]
-        idle = idle[(reach < self.kth[: len(order), None]).all(axis=0)]
-        if len(idle) < max(1, FREEZE_SHARE * self.n_live):
-            return
-        before = self.n_live
-        for position in idle[::-1].tolist():
+    def _watch_idle(self) -> None:
+        """Begin to watch the live features that have not fired for WATCH_AFTER steps."""
+        live = np.arange(self.n_dense, self.n_live)
+        self.slack[live] = np.inf
+        self.watched_since = self.steps
+        self._set_slack(live[self.steps - self.last_fired[live] >= WATCH_AFTER])
+
+    def _freeze_watched(self) -> None:
+        """Freeze the features that came near selection on no row of the epoch."""
+        watched = self.n_dense + np.flatnonzero(self.slack[self.n_dense : self.n_live] < np.inf)
+        self._set_slack(watched)
+        for position in watched[::-1].tolist():
             self.n_live -= 1
             self._swap(position, self.n_live)
-        new = slice(self.n_live, before)
-        self.enc_at[new] = self.steps
-        bias, slack = self.enc[0][new, self.input_dim].copy(), self.slack[new]
+            self.enc_at[self.n_live] = self.steps
 
-        def raise_bounds(first: int, last: int) -> None:
-            for start in range(first, last, len(self.batch)):
-                stop = min(start + len(self.batch), last)
-                pre_acts = np.empty((stop - start, len(slack)), np.float32)
-                _product(self.x[start:stop], self.enc[0][new, : self.input_dim].T, pre_acts)
-                kernels.raise_bounds(self.bounds, pre_acts, bias, slack, self.norms, start, stop)
+    def _set_slack(self, positions: IntArray) -> None:
+        eps = np.float32(EPS * math.sqrt(1 - BETA2 ** (self.steps + 1)))
+        self.speeds[positions], self.sizes[positions] = kernels.speeds_and_sizes(*self.enc, eps, positions)
+        self.slack[positions] = self._slack(positions, 0)
 
-        self.team.run(raise_bounds, self.team.cuts(len(self.x)))
+    def _slack(self, positions: IntArray, steps: int) -> FloatArray:
+        """How far |pre| can still move without a gradient, `steps` steps after the speeds were taken.
+
+        |w| moves by at most the sum of its steps: lr beta1^i |m| / (1 - beta1^(t+i)) over
+        sqrt(beta2^i v / (1 - beta2^(t+i))) + eps, of which the part that depends on i can be taken out.
+        """
+        later = np.arange(1, 400)
+        t = self.steps + later
+        decay = (BETA1 / BETA2**0.5) ** (steps + later)
+        path = self.lr * np.sum(decay * np.sqrt(1 - BETA2**t) / (1 - BETA1**t))
+        return np.float32(path) * self.speeds[positions] + np.float32(ROUNDING) * self.sizes[positions]
 
     def _swap(self, a: int, b: int) -> None:
         """Exchange the features at positions a and b."""
         kernels.swap((*self.enc, *self.dec), a, b)
-        for array in (self.ids, self.last_fired, self.enc_at, self.dec_at, self.slack):
+        for array in (self.ids, self.last_fired, self.enc_at, self.dec_at, self.slack, self.speeds, self.sizes):
             array[[a, b]] = array[[b, a]]
+        self.place[self.ids[[a, b]]] = a, b
 
     def _replay(self, arrays: tuple[FloatArray, ...], since: IntArray, positions: IntArray) -> None:
         """Make up for the Adam steps without gradient that the rows at `positions` missed."""

@@ -127,26 +127,26 @@ class Log:
         self.frozen = self.thawed = 0
         trainer = fused_trainer._Trainer
         residual, thaw, freeze = (
-            trainer._compute_residual, trainer._thaw_what_may_be_selected, trainer._freeze_idle
+            trainer._compute_residual, trainer._thaw_what_may_be_selected, trainer._freeze_watched
         )  # fmt: skip
 
-        def log_selected(run: fused_trainer._Trainer, n_rows: int) -> None:
-            self.selected.append(np.sort(run.ids[run.indices[:n_rows]], axis=1))
-            residual(run, n_rows)
+        def log_selected(run: fused_trainer._Trainer, order: NDArray[np.int64]) -> None:
+            self.selected.append(np.sort(run.ids[run.indices[: len(order)]], axis=1))
+            residual(run, order)
 
         def log_thawed(run: fused_trainer._Trainer, order: NDArray[np.int64]) -> None:
             before = run.n_live
             thaw(run, order)
             self.thawed += run.n_live - before
 
-        def log_frozen(run: fused_trainer._Trainer, order: NDArray[np.int64]) -> None:
+        def log_frozen(run: fused_trainer._Trainer) -> None:
             before = run.n_live
-            freeze(run, order)
+            freeze(run)
             self.frozen += before - run.n_live
 
         monkeypatch.setattr(trainer, "_compute_residual", log_selected)
         monkeypatch.setattr(trainer, "_thaw_what_may_be_selected", log_thawed)
-        monkeypatch.setattr(trainer, "_freeze_idle", log_frozen)
+        monkeypatch.setattr(trainer, "_freeze_watched", log_frozen)
 
 
 def train_two_clusters(monkeypatch: pytest.MonkeyPatch, freeze: bool) -> tuple[SAEArrays, Log]:
@@ -243,7 +243,7 @@ def test_selection_takes_the_largest_magnitudes_and_the_lowest_ids_of_a_tie(
     pre_acts = np.array([values], np.float32)
     indices, acts = np.zeros((1, k), np.int64), np.zeros((1, k), np.float32)
     kth = np.zeros(1, np.float32)
-    kernels.select(pre_acts, n, ids, indices, acts, kth, 0, 1)
+    kernels.select(pre_acts, n, ids, indices, acts, kth, np.zeros(1, np.int64))
     expected = np.lexsort((ids, -np.abs(pre_acts[0])))[:k]
     np.testing.assert_array_equal(indices[0], np.sort(expected))
     np.testing.assert_array_equal(acts[0], pre_acts[0, indices[0]])
@@ -298,7 +298,7 @@ def test_beyond_the_data_training_takes_little_more_than_weights_and_moments() -
     script = """
 import torch
 from bench import Case, Job, in_fork, measure_job
-from train_grid import TrainConfig
+from tasks import TrainConfig
 torch.set_num_threads(1)
 x = torch.rand(1024, 1024) + torch.rand(1024)
 print(in_fork(measure_job, Job("ours", Case(1024, 1024, 2048, 5)), x, TrainConfig(epochs=15), "fused", 1).peak_mib)
