@@ -546,9 +546,11 @@ def may_be_selected(batch, enc, kth, order, norms, slack, n_live, place, reaches
         r = order[row]
         found[row] = unsure[row] = not kth[row] > rest[r]
         for i in range(reaches.shape[1]):
+            if kth[row] > reaches[r, i]:
+                continue
             f = features[r, i]
-            if f >= 0 and place[f] >= n_live and not kth[row] > reaches[r, i]:
-                p = place[f]
+            p = place[f]
+            if f >= 0 and p >= n_live:
                 pre_act = F32(0)
                 for j in range(batch.shape[1]):
                     pre_act += batch[row, j] * enc[p, j]

@@ -51,8 +51,8 @@ IntArray = NDArray[np.int64]
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 WATCH_AFTER = 40  # steps without firing: Adam moves the weights of others too far
-MARGIN = 0.85  # of the k-th largest |pre|: features that reach it are not frozen, as they would soon be thawed
-LISTED = 16  # frozen features that each row names
+MARGIN = 0.95  # of the k-th largest |pre|: features that reach it are not frozen, as they would soon be thawed
+LISTED = 32  # frozen features that each row names
 REORDER_EVERY = 8  # steps between two looks for features to multiply densely
 DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in dense products
 DENSE_BLOCK = 128  # features whose dense gradients are held at a time
