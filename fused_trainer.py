@@ -15,11 +15,11 @@ Adam moves the weights of a feature without gradient too, but along a path that 
 decoder row is left behind while its feature does not fire, and the skipped steps are replayed when it does.
 
 A feature that stopped firing is *frozen*: its encoder row is left behind as well, and leaves the dense
-product. Whether it is needed is decided by a bound: for every training row, the largest |pre| that any frozen
-feature can have there, wherever the rest of its path takes it. If the row's k-th largest live |pre| is above
-it, no frozen feature can be among its k largest; otherwise this row's pre-activations of the frozen features
-are computed, and those that may be selected are live again before the selection is made. So every step
-selects what plain training would.
+product. For an epoch before that it is *watched*: its |pre| on every training row, which is computed anyway,
+bounds what it can be there later, with what is left of its path. Every row keeps a list of the frozen
+features that reach farthest there, and the bound of all others. If the row's k-th largest live |pre| is above
+them, no frozen feature can be among its k largest; otherwise those that may be are looked at, and are live
+again before the selection is made. So every step selects what plain training would.
 
 Features that fire on half the rows or more come first and are multiplied densely in all passes, which is
 then faster: at a large k / latent_dim that is most of them.
@@ -470,7 +470,14 @@ def train_sae(
 
 def try_out() -> None:
     """Train a tiny SAE, so that all is compiled. Raises RuntimeError where Numba cannot compile it."""
+    generator = np.random.default_rng(0)
+    x, W_enc, W_dec = (generator.random((n, 20), np.float32) for n in (16, 8, 8))
+    initial = SAEArrays(W_enc, np.zeros(8, np.float32), W_dec, np.zeros(20, np.float32))
     try:
-        train_sae(TopKSAE(20, 8, 2), torch.ones(4, 20), [np.arange(4)] * 2, batch_size=3, lr=1e-3)
+        with _Team() as team:
+            trainer = _Trainer(x, initial, k=2, batch_size=4, lr=1e-3, freeze=True, team=team)
+            for _ in range(4):
+                trainer.epoch(np.arange(16), batch_size=4)
+                trainer.lists[2][:] = np.inf  # every row may have frozen features that its list does not name
     except NumbaError as problem:
         raise RuntimeError(str(problem)) from problem

@@ -149,23 +149,36 @@ class Log:
         monkeypatch.setattr(trainer, "_freeze_watched", log_frozen)
 
 
-def train_two_clusters(monkeypatch: pytest.MonkeyPatch, freeze: bool) -> tuple[SAEArrays, Log]:
+def train_two_clusters(monkeypatch: pytest.MonkeyPatch, freeze: bool, listed: int = 4) -> tuple[SAEArrays, Log]:
     x, orders = two_clusters()
     with monkeypatch.context() as patch:
-        patch.setattr(fused_trainer, "FREEZE_AFTER", 4)  # a stretch of one cluster is seven batches
+        patch.setattr(fused_trainer, "MARGIN", 0.999)  # so near to selection that many thaw again
+        patch.setattr(fused_trainer, "WATCH_AFTER", 4)
+        patch.setattr(fused_trainer, "LISTED", listed)
         patch.setattr(fused_trainer, "REORDER_EVERY", 2)
         log = Log(patch)
         weights = train_fused(x, random_sae(24, 48), 4, orders, batch_size=BATCH, lr=LR, freeze=freeze)
     return weights, log
 
 
+@pytest.mark.parametrize("listed", [1, 32])  # what the lists have no room for, or hardly any row is in doubt
 def test_freezing_selects_the_same_features_at_every_step_and_gives_the_same_weights(
-    monkeypatch: pytest.MonkeyPatch,
+    listed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_freezing, log = train_two_clusters(monkeypatch, freeze=True)
+    listed_anew = 0
+
+    def count(pre_acts: NDArray[np.float32], *rest: object) -> None:
+        nonlocal listed_anew
+        listed_anew += len(pre_acts)
+        list_anew(pre_acts, *rest)
+
+    list_anew = kernels.list_anew
+    monkeypatch.setattr(kernels, "list_anew", count)
+    with_freezing, log = train_two_clusters(monkeypatch, freeze=True, listed=listed)
     without, plain_log = train_two_clusters(monkeypatch, freeze=False)
     assert log.frozen > 20
-    assert log.thawed > 5
+    assert log.thawed > 20
+    assert (listed_anew > 20) == (listed == 1)
     assert plain_log.frozen == 0
     for selected, expected in zip(log.selected, plain_log.selected, strict=True):
         np.testing.assert_array_equal(selected, expected)
@@ -179,32 +192,43 @@ def test_without_the_bound_the_selection_differs(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fused_trainer._Trainer, "_thaw_what_may_be_selected", lambda run, order: None)
     unbounded, log = train_two_clusters(monkeypatch, freeze=True)
     assert log.frozen > 5
+    assert log.thawed == 0
     assert any((a != b).any() for a, b in zip(log.selected, plain_log.selected, strict=True))
     assert difference(unbounded, without) > 1e-2
 
 
-def test_the_bound_holds_for_every_later_weight_of_a_frozen_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("listed", [1, 32])
+def test_the_bound_holds_for_every_later_weight_of_a_frozen_feature(
+    listed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, orders = two_clusters()
-    freeze = fused_trainer._Trainer._freeze_idle
+    freeze = fused_trainer._Trainer._freeze_watched
     checked = 0
 
-    def check(run: fused_trainer._Trainer, order: NDArray[np.int64]) -> None:
+    def check(run: fused_trainer._Trainer) -> None:
         nonlocal checked
         before = run.n_live
-        freeze(run, order)
+        freeze(run)
         new = slice(run.n_live, before)
+        reaches, features, rest = run.lists
+        bounds = np.stack(  # of each new feature on each row: what the row's list says of it, if anything, or of others
+            [np.maximum(rest, np.where(features == feature, reaches, 0).max(axis=1)) for feature in run.ids[new]]
+            or [rest]
+        )
         W, m, v = (a[new].astype(np.float64) for a in run.enc)
         with_one = np.append(run.x, np.ones((len(run.x), 1)), axis=1).astype(np.float64)
         for step in range(run.steps + 1, run.steps + 200):
             m, v = 0.9 * m, 0.999 * v
             W -= LR / (1 - 0.9**step) * m / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-            reach = np.abs(with_one @ W[:, : with_one.shape[1]].T)
-            assert (reach <= run.bounds[:, None]).all()
+            reach = np.abs(W[:, : with_one.shape[1]] @ with_one.T)
+            assert (reach <= bounds).all()
             checked += reach.size
 
-    monkeypatch.setattr(fused_trainer, "FREEZE_AFTER", 4)
-    monkeypatch.setattr(fused_trainer._Trainer, "_freeze_idle", check)
-    train_fused(x, random_sae(24, 48), 4, orders[:4], batch_size=BATCH, lr=LR)
+    monkeypatch.setattr(fused_trainer, "MARGIN", 0.999)
+    monkeypatch.setattr(fused_trainer, "WATCH_AFTER", 4)
+    monkeypatch.setattr(fused_trainer, "LISTED", listed)
+    monkeypatch.setattr(fused_trainer._Trainer, "_freeze_watched", check)
+    train_fused(x, random_sae(24, 48), 4, orders, batch_size=BATCH, lr=LR)
     assert checked > 0
 
 
@@ -305,6 +329,17 @@ print(in_fork(measure_job, Job("ours", Case(1024, 1024, 2048, 5)), x, TrainConfi
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert 47 < float(ended.stdout) < 75  # one more copy of the weights is 16
+
+
+def test_trying_it_out_compiles_everything_that_training_calls() -> None:
+    script = """
+import re, fused_kernels, fused_trainer
+fused_trainer.try_out()
+called = set(re.findall(r"kernels\\.([a-z]\\w+)", open(fused_trainer.__file__).read()))
+print(sorted(name for name in called if not getattr(fused_kernels, name).signatures))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
 
 
 def test_data_that_would_have_to_be_copied_is_refused() -> None:
