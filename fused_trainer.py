@@ -205,7 +205,12 @@ class _Trainer:
             team.run(lambda first, last: kernels.row_norms(x, self.norms, first, last), team.cuts(len(x)))
 
     def epoch(self, order: IntArray, batch_size: int) -> float:
-        """One pass over the rows in this order; returns the mean squared error over all values."""
+        """One pass over all rows in this order; returns the mean squared error over all values.
+
+        Raises ValueError if the order lacks a row: features are frozen for having been watched on all of them.
+        """
+        if len(order) != len(self.x) or (np.bincount(order, minlength=len(order)) != 1).any():
+            raise ValueError(f"an order of {len(order)} is no permutation of {len(self.x)} rows")
         if self.freeze:
             self._watch_idle()
         squares = sum(self.step(order[start : start + batch_size]) for start in range(0, len(order), batch_size))

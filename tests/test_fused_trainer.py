@@ -347,5 +347,7 @@ def test_data_that_would_have_to_be_copied_is_refused() -> None:
     for wrong in (x.astype(np.float64), np.asfortranarray(x), x[:, :20]):
         with pytest.raises(ValueError, match="x"):
             train_fused(wrong, initial, 3, shuffles(100, 1), batch_size=BATCH, lr=LR)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no permutation of 100 rows"):
+        train_fused(x, initial, 3, [np.zeros(100, np.int64)], batch_size=BATCH, lr=LR)
     with pytest.raises(ValueError, match="k = 41"):
         train_fused(x, initial, 41, shuffles(100, 1), batch_size=BATCH, lr=LR)
