@@ -56,7 +56,8 @@ LISTED = 32  # frozen features that each row names
 REORDER_EVERY = 8  # steps between two looks for features to multiply densely
 DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in dense products
 DENSE_BLOCK = 128  # features whose dense gradients are held at a time
-REPLAYED = 200  # steps without gradient after which beta1^steps leaves nothing to add to a weight
+FORGOTTEN = 400  # steps without gradient of which the last ones, 0.9^400, move no weight
+REPLAYED = 200  # of them are made up for: later ones do not change a float32
 ROUNDING = 2e-6  # of |x| |w|: generous for the rounding of a float32 dot product
 
 
@@ -67,6 +68,25 @@ class SAEArrays(NamedTuple):
     b_enc: FloatArray  # (latent_dim,)
     W_dec: FloatArray  # (latent_dim, input_dim): feature-major, the transpose of nn.Linear's decoder.weight
     b_dec: FloatArray  # (input_dim,)
+
+
+class AdamSteps(NamedTuple):
+    """What Adam's step t does to a weight w with moments m and v: w -= sizes[t] m / (root_scales[t] sqrt(v) + eps).
+
+    paths[t]: how far steps without gradient can take w after step t, in units of |m| / (sqrt(v) + eps) then.
+    """
+
+    sizes: NDArray[np.float64]  # from step 0, which is none
+    root_scales: NDArray[np.float64]
+    paths: NDArray[np.float64]
+
+    @classmethod
+    def up_to(cls, steps: int, lr: float) -> AdamSteps:
+        t = np.arange(1, steps + FORGOTTEN + 1)
+        sizes, root_scales = lr / (1 - BETA1**t), 1 / np.sqrt(1 - BETA2**t)
+        decay = (BETA1 / BETA2**0.5) ** np.arange(1, FORGOTTEN + 1)  # of m / sqrt(v)
+        paths = np.correlate(sizes / root_scales, decay, "valid")
+        return cls(np.append(0, sizes), np.append(0, root_scales), paths)
 
 
 def fused_pays(input_dim: int, latent_dim: int, k: int) -> bool:
@@ -187,7 +207,7 @@ class _Trainer:
         self.grads = zeros(team.threads, rows * k)  # of each thread's columns, then of all in the first
 
         self.steps = 0
-        self.step_sizes = self.root_scales = np.zeros(1)  # of every step so far, filled in `_replay`
+        self.adam = AdamSteps.up_to(1000, lr)
         self.n_live = latent_dim
         self.n_dense = 0  # of them at the front, multiplied densely after the encoder too
         self.ids, self.place = np.arange(latent_dim), np.arange(latent_dim)  # feature at each position, and back
@@ -220,6 +240,8 @@ class _Trainer:
 
     def step(self, order: IntArray) -> float:
         """One optimiser step on the rows `order`; returns the sum of the squared residuals."""
+        if self.steps == len(self.adam.paths) - 1:
+            self.adam = AdamSteps.up_to(2 * self.steps, self.lr)
         self._choose_latents(order)
         self._compute_residual(order)
         self._update_weights(len(order))
@@ -283,8 +305,8 @@ class _Trainer:
     def _update_weights(self, n_rows: int) -> None:
         """Gradients and Adam of the live features and of the decoder's bias."""
         self.steps += 1
-        beta_powers = 1 - BETA1**self.steps, 1 - BETA2**self.steps
-        factors = tuple(map(np.float32, (BETA1, BETA2, self.lr / beta_powers[0], 1 / math.sqrt(beta_powers[1]), EPS)))
+        size, root_scale = self.adam.sizes[self.steps], self.adam.root_scales[self.steps]
+        factors = tuple(map(np.float32, (BETA1, BETA2, size, root_scale, EPS)))
         stride, cuts = self.stride, self.team.cuts(self.stride, kernels.LINE)
         n_entries = self.offsets[self.n_live]
         enc, dec, (batch, residual) = _flat(*self.enc), _flat(*self.dec), _flat(self.batch, self.residual)
@@ -403,15 +425,8 @@ class _Trainer:
         self.slack[positions] = self._slack(positions, 0)
 
     def _slack(self, positions: IntArray, steps: int) -> FloatArray:
-        """How far |pre| can still move without a gradient, `steps` steps after the speeds were taken.
-
-        |w| moves by at most the sum of its steps: lr beta1^i |m| / (1 - beta1^(t+i)) over
-        sqrt(beta2^i v / (1 - beta2^(t+i))) + eps, of which the part that depends on i can be taken out.
-        """
-        later = np.arange(1, 400)
-        t = self.steps + later
-        decay = (BETA1 / BETA2**0.5) ** (steps + later)
-        path = self.lr * np.sum(decay * np.sqrt(1 - BETA2**t) / (1 - BETA1**t))
+        """How far |pre| can still move without a gradient, `steps` steps after the speeds were taken."""
+        path = (BETA1 / BETA2**0.5) ** steps * self.adam.paths[self.steps]
         return np.float32(path) * self.speeds[positions] + np.float32(ROUNDING) * self.sizes[positions]
 
     def _swap(self, a: int, b: int) -> None:
@@ -426,15 +441,11 @@ class _Trainer:
         positions = positions[since[positions] < self.steps]
         if not len(positions):
             return
-        if len(self.step_sizes) <= self.steps:
-            t = np.arange(1, 2 * self.steps + 1024)
-            self.step_sizes = np.append(0, self.lr / (1 - BETA1**t))
-            self.root_scales = np.append(0, 1 / np.sqrt(1 - BETA2**t))
         flat = _flat(*arrays)
 
         def replay(first: int, last: int) -> None:
             kernels.replay(
-                flat, since, positions, self.steps, self.step_sizes, self.root_scales, BETA1, BETA2, REPLAYED,
+                flat, since, positions, self.steps, self.adam.sizes, self.adam.root_scales, BETA1, BETA2, REPLAYED,
                 np.float32(EPS), self.stride, first, last,
             )  # fmt: skip
 
