@@ -2,10 +2,11 @@
 
     python train_grid.py --layer 14 --position 3 [--latent-dim 512 ...] [--k-values 5 10 20 100]
 
-All k of a latent_dim train together, as one stack of weights, which may span several (layer, position) when
-`train_all_layers_positions.py` calls. An SAE's start and its batches are seeded by what it is, so it comes out the
-same whatever it is trained beside. Deliberately missing, as in the experiment: learning-rate schedule, input
-normalisation, treatment of dead features.
+The SAEs of a latent_dim are one task. In plain PyTorch they train as one stack of weights, which may span several
+(layer, position) when `train_all_layers_positions.py` calls; compiled for the CPU, one after another. An SAE's start
+and its batches are seeded by what it is, so it comes out the same whatever it is trained beside.
+
+Deliberately missing, as in the experiment: learning-rate schedule, input normalisation, treatment of dead features.
 """
 
 from dataclasses import dataclass
