@@ -43,13 +43,15 @@ from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 import fused_kernels as kernels
+from frozen_features import BETA1, BETA2, ROUNDING
 from stack_trainer import Trained
 from topk_sae import TopKSAE
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
+EPS = 1e-8  # torch.optim.Adam's default
+DECAY = BETA1 / BETA2**0.5  # of |m| / sqrt(v) in a step without gradient
 WATCH_AFTER = 40  # steps without firing: Adam moves the weights of others too far
 MARGIN = 0.95  # of the k-th largest |pre|: features that reach it are not frozen, as they would soon be thawed
 LISTED = 32  # frozen features that each row names
@@ -58,7 +60,6 @@ DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in d
 DENSE_BLOCK = 128  # features whose dense gradients are held at a time
 FORGOTTEN = 400  # steps without gradient of which the last ones, 0.9^400, move no weight
 REPLAYED = 200  # of them are made up for: later ones do not change a float32
-ROUNDING = 2e-6  # of |x| |w|: generous for the rounding of a float32 dot product
 
 
 class SAEArrays(NamedTuple):
@@ -84,8 +85,7 @@ class AdamSteps(NamedTuple):
     def up_to(cls, steps: int, lr: float) -> AdamSteps:
         t = np.arange(1, steps + FORGOTTEN + 1)
         sizes, root_scales = lr / (1 - BETA1**t), 1 / np.sqrt(1 - BETA2**t)
-        decay = (BETA1 / BETA2**0.5) ** np.arange(1, FORGOTTEN + 1)  # of m / sqrt(v)
-        paths = np.correlate(sizes / root_scales, decay, "valid")
+        paths = np.correlate(sizes / root_scales, DECAY ** np.arange(1, FORGOTTEN + 1), "valid")
         return cls(np.append(0, sizes), np.append(0, root_scales), paths)
 
 
@@ -426,7 +426,7 @@ class _Trainer:
 
     def _slack(self, positions: IntArray, steps: int) -> FloatArray:
         """How far |pre| can still move without a gradient, `steps` steps after the speeds were taken."""
-        path = (BETA1 / BETA2**0.5) ** steps * self.adam.paths[self.steps]
+        path = DECAY**steps * self.adam.paths[self.steps]
         return np.float32(path) * self.speeds[positions] + np.float32(ROUNDING) * self.sizes[positions]
 
     def _swap(self, a: int, b: int) -> None:
