@@ -18,7 +18,7 @@ test: .venv/installed
 	.venv/bin/mypy
 	.venv/bin/pytest
 
-.venv/installed: requirements.txt requirements-cluster.txt requirements-dev.txt
+.venv/installed: pyproject.toml requirements.txt requirements-cluster.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet -r requirements-dev.txt
 	touch $@

@@ -18,8 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from command_line import InputError, check_at_least, option, package_versions, parse_config, run
-from comparisons import (
+from thought_saes.analysis.grid import AXES, SLICE_K, SLICE_LATENT_DIM, choose_slice
+from thought_saes.analysis.runs import load_replicates, recorded
+from thought_saes.analysis.study import (
     DEATH,
     ERROR,
     EV,
@@ -34,11 +35,10 @@ from comparisons import (
     pareto_front,
     rank_correlation,
 )
-from files import write_bytes, write_json
-from grid import AXES, SLICE_K, SLICE_LATENT_DIM, choose_slice
-from replicates import load_replicates, recorded
-from report import read_origin, write_report
-from terminal_tables import best_effect, describe
+from thought_saes.common.command_line import InputError, check_at_least, option, package_versions, parse_config, run
+from thought_saes.common.files import write_bytes, write_json
+from thought_saes.reporting.report import read_origin, write_report
+from thought_saes.reporting.terminal import best_effect, describe
 
 SUMMARY, REPORT = "analysis_summary.json", "report.md"
 

@@ -20,8 +20,9 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from activation_cache import CacheWriter, cell_path
-from command_line import (
+from thought_saes.activations.cache import CacheWriter, cell_path
+from thought_saes.activations.questions import GSM8K, read_questions
+from thought_saes.common.command_line import (
     InputError,
     Selection,
     check_at_least,
@@ -33,11 +34,18 @@ from command_line import (
     require_package,
     run,
 )
-from devices import choose_device
-from estimates import activation_bytes, check_disk, free_bytes, in_bytes, in_time, peak_bytes, there_already
-from files import only_writer
-from latent_reasoning import CODI_THOUGHTS, Batch, ModelFacts, ModelSource, quiet_libraries
-from questions import GSM8K, read_questions
+from thought_saes.common.estimates import (
+    activation_bytes,
+    check_disk,
+    free_bytes,
+    in_bytes,
+    in_time,
+    peak_bytes,
+    there_already,
+)
+from thought_saes.common.files import only_writer
+from thought_saes.common.machine import choose_device
+from thought_saes.models.reasoner import CODI_THOUGHTS, Batch, ModelFacts, ModelSource, quiet_libraries
 
 # Saving progress may take this share of the time.
 SAVING_SHARE = 0.05
@@ -137,8 +145,8 @@ def open_model(config: ExtractConfig) -> Iterator[Model]:
         yield ThisProcess(config.source())
         return
     require_package("ray", "--engine ray")
-    from ray_engine import cluster
-    from ray_extraction import Replicas
+    from thought_saes.engines.ray_cluster import cluster
+    from thought_saes.engines.ray_extraction import Replicas
 
     with cluster(config.ray_address):
         yield Replicas(config.source(), config.gpus_per_replica)

@@ -28,8 +28,9 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from activation_cache import ActivationCache
-from command_line import (
+from thought_saes.activations.cache import ActivationCache
+from thought_saes.analysis.grid import AXES, LATENT_DIMS, logs_path, plan_path
+from thought_saes.common.command_line import (
     InputError,
     Selection,
     check_at_least,
@@ -41,14 +42,13 @@ from command_line import (
     require_package,
     run,
 )
-from devices import choose_device
-from estimates import in_time
-from files import only_writer, read_json, write_json
-from forecast import Workers, cells_that_fit, describe, seconds_to_train
-from grid import AXES, LATENT_DIMS, logs_path, plan_path
-from outcomes import Outcome, RunReport, attempt
-from tasks import Task, TrainConfig, check_room, plan_tasks
-from training import choose_backend
+from thought_saes.common.estimates import in_time
+from thought_saes.common.files import only_writer, read_json, write_json
+from thought_saes.common.machine import choose_device
+from thought_saes.engines.outcomes import Outcome, RunReport, attempt
+from thought_saes.training.forecast import Workers, cells_that_fit, describe, seconds_to_train
+from thought_saes.training.run import choose_backend
+from thought_saes.training.task import Task, TrainConfig, check_room, plan_tasks
 
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} SAEs [{elapsed}<{remaining}, {rate_fmt}]"
 WORKERS_ON_A_GPU = 3  # the experiment's
@@ -236,8 +236,8 @@ def open_engine(config: GridConfig, cache: ActivationCache, n_cells: int) -> Ite
         yield Processes(config, cache)
         return
     require_package("ray", "--engine ray")
-    from ray_engine import cluster
-    from ray_training import RayTasks
+    from thought_saes.engines.ray_cluster import cluster
+    from thought_saes.engines.ray_training import RayTasks
 
     with cluster(config.ray_address):
         share = (config.cpus_per_task, config.gpus_per_task)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from activation_cache import ActivationCache
-from command_line import InputError, check_at_least, keep_once, option, parse_config, run
-from devices import choose_device
-from estimates import in_time
-from files import only_writer
-from forecast import Workers, describe, seconds_to_train
-from grid import LATENT_DIMS
-from tasks import TrainConfig, check_room, plan_tasks
-from training import choose_backend, train_task
+from thought_saes.activations.cache import ActivationCache
+from thought_saes.analysis.grid import LATENT_DIMS
+from thought_saes.common.command_line import InputError, check_at_least, keep_once, option, parse_config, run
+from thought_saes.common.estimates import in_time
+from thought_saes.common.files import only_writer
+from thought_saes.common.machine import choose_device
+from thought_saes.training.forecast import Workers, describe, seconds_to_train
+from thought_saes.training.run import choose_backend, train_task
+from thought_saes.training.task import TrainConfig, check_room, plan_tasks
 
 
 @dataclass(frozen=True, kw_only=True)

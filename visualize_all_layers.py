@@ -16,13 +16,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from command_line import check_at_least, option, package_versions, parse_config, run
-from comparison_figures import COMPARISONS, NotThere
-from comparisons import FVU as FVU_METRIC
-from comparisons import Study, has, make_study
-from files import write_bytes
-from grid import SLICE_K, SLICE_LATENT_DIM, Grid, Slice, choose_slice
-from heatmaps import (
+from thought_saes.analysis.grid import SLICE_K, SLICE_LATENT_DIM, Grid, Slice, choose_slice
+from thought_saes.analysis.runs import load_replicates, recorded
+from thought_saes.analysis.study import FVU as FVU_METRIC
+from thought_saes.analysis.study import Study, has, make_study
+from thought_saes.common.command_line import check_at_least, option, package_versions, parse_config, run
+from thought_saes.common.files import write_bytes
+from thought_saes.figures.comparisons import COMPARISONS, NotThere
+from thought_saes.figures.heatmaps import (
     EXPLAINED_VARIANCE,
     FEATURE_DEATH,
     FVU,
@@ -33,7 +34,6 @@ from heatmaps import (
     color_scale,
     draw,
 )
-from replicates import load_replicates, recorded
 
 DPI = 300
 SINGLE_FIGURES = {

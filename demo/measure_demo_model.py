@@ -10,7 +10,6 @@ value after each step. Writes `measurements.json` and the model's `README.md`.
 import math
 import random
 import re
-import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,13 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).parents[1]))  # the project's modules
-
-from command_line import InputError, check_at_least, option, parse_config, run
 from demo.problems import MAX_VALUE, Problem, different_problems, problems
-from files import read_json, write_bytes, write_json
-from latent_reasoning import CODI_THOUGHTS, LatentReasoner
-from markdown import count, percent, table
+from thought_saes.common.command_line import InputError, check_at_least, option, parse_config, run
+from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.common.text import count, percent, table
+from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner
 
 TRAINING_FILE = "training.json"
 MEASUREMENTS_FILE = "measurements.json"

@@ -13,16 +13,13 @@ share a problem, in whatever words, from whatever seed.
 import hashlib
 import json
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.append(str(Path(__file__).parents[1]))  # the project's modules
-
-from command_line import InputError, check_at_least, option, parse_config, run
-from files import write_bytes
+from thought_saes.common.command_line import InputError, check_at_least, option, parse_config, run
+from thought_saes.common.files import write_bytes
 
 MAX_STEPS = 8
 MAX_VALUE = 20

@@ -5,16 +5,13 @@
 Reads `measurements.json` of the demo model and `analysis_summary.json` of the grid; computes nothing of its own.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))  # the project's modules
-
-from command_line import InputError, option, parse_config, run
-from files import read_json
-from markdown import count
+from thought_saes.common.command_line import InputError, option, parse_config, run
+from thought_saes.common.files import read_json
+from thought_saes.common.text import count
 
 
 @dataclass(frozen=True)

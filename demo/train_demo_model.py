@@ -18,7 +18,6 @@ goes on from the last saved state of a killed run; until the learning rate begin
 
 import io
 import random
-import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -38,12 +37,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-sys.path.append(str(Path(__file__).parents[1]))  # the project's modules
-
-from command_line import InputError, check_at_least, check_positive, option, package_versions, parse_config, run
 from demo.problems import Problem, check_steps, make_problem, words
-from files import only_writer, write_bytes, write_json
-from latent_reasoning import CODI_THOUGHTS, LatentReasoner, thought_projection
+from thought_saes.common.command_line import (
+    InputError,
+    check_at_least,
+    check_positive,
+    option,
+    package_versions,
+    parse_config,
+    run,
+)
+from thought_saes.common.files import only_writer, write_bytes, write_json
+from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner, thought_projection
 
 PAD, BOS, EOS, BOT, EOT = SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>")
 ANSWER = "####"

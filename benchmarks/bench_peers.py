@@ -1,0 +1,89 @@
+"""The public trainers of TopK SAEs that `bench.py --peers` times: of each, what it does per batch, and nothing else."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thought_saes.common.command_line import one_line
+
+Step = Callable[[Tensor], object]  # one optimiser step on a batch (rows, input_dim)
+
+
+def saelens_step(input_dim: int, latent_dim: int, k: int, lr: float, sparse: bool = False) -> Step:
+    """What `SAETrainer.fit` does per batch, without rescaling by decoder norms, which ours does not do either."""
+    sae_lens = import_module("sae_lens")
+    config = sae_lens.TopKTrainingSAEConfig(
+        d_in=input_dim,
+        d_sae=latent_dim,
+        k=k,
+        use_sparse_activations=sparse,
+        rescale_acts_by_decoder_norm=False,
+    )
+    settings = import_module("sae_lens.config").SAETrainerConfig(
+        1 << 40, train_batch_size_samples=256, lr=lr, lr_end=lr
+    )
+    trainer = sae_lens.SAETrainer(settings, sae_lens.TopKTrainingSAE(config), data_provider=iter(()))
+
+    def step(batch: Tensor) -> None:
+        trainer.maybe_reset_sparsity()
+        trainer.step(batch)
+        trainer.n_training_steps += 1
+
+    return step
+
+
+def sparsify_step(input_dim: int, latent_dim: int, k: int, lr: float) -> Step:
+    """What `Trainer.fit` does per batch once it has the activations, which it takes from a language model only."""
+    sparsify = import_module("sparsify")
+    sae = sparsify.SparseCoder(input_dim, sparsify.SparseCoderConfig(num_latents=latent_dim, k=k))
+    optimizer = torch.optim.Adam(sae.parameters(), lr=lr)
+
+    def step(batch: Tensor) -> None:
+        sae.set_decoder_norm_to_unit_norm()
+        sae(batch).fvu.backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def dictionary_learning_step(input_dim: int, latent_dim: int, k: int, lr: float) -> Step:
+    """`TopKTrainer.update`, as `trainSAE` calls it per batch."""
+    trainer = import_module("dictionary_learning.trainers.top_k").TopKTrainer(
+        *(1 << 40, input_dim, latent_dim, k), layer=0, lm_name="", lr=lr, warmup_steps=0, device="cpu"
+    )
+    count = itertools.count()
+    return lambda batch: trainer.update(next(count), batch)
+
+
+class Peer(NamedTuple):
+    package: str  # that it comes from
+    make_step: Callable[[int, int, int, float], Step]  # of an SAE, from input_dim, latent_dim, k and lr
+
+
+PEERS = {
+    "SAELens": Peer("sae-lens", saelens_step),
+    "SAELens sparse": Peer("sae-lens", partial(saelens_step, sparse=True)),
+    "sparsify": Peer("eai-sparsify", sparsify_step),
+    "dictionary_learning": Peer("dictionary-learning", dictionary_learning_step),
+}
+
+
+def why_absent(peer: str) -> str:
+    """Why `peer` cannot be timed, in words; empty if it takes a step. To be called in a process of its own."""
+    package, make_step = PEERS[peer]
+    try:
+        version(package)
+        make_step(32, 32, 2, 1e-3)(torch.rand(4, 32))
+    except PackageNotFoundError:
+        return f"{package} is not installed"
+    except (ImportError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as problem:
+        return f"{package} {version(package)} does not run here ({one_line(problem)[:150]})"
+    return ""

@@ -1,0 +1,520 @@
+"""Training one (layer, position): the same as a textbook loop, together as alone, resumable, never half-written."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train_grid
+from tests.helpers.results import assert_close, assert_same_results, correlated_rows, weights
+from thought_saes.activations.cache import ActivationCache, split_rows
+from thought_saes.analysis.grid import baselines_path, checkpoint_path, load_grid, metrics_path
+from thought_saes.common import estimates
+from thought_saes.saes.topk_sae import TopKSAE, evaluate
+from thought_saes.training import forecast
+from thought_saes.training import run as training
+from thought_saes.training.run import epoch_orders, seeded_sae
+from thought_saes.training.stack import Trained, train_stack
+from thought_saes.training.task import TrainConfig, plan_tasks
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = ["--latent-dim", 24, 16, "--k-values", 2, 4, "--epochs", 3, "--batch-size", 32]
+
+
+def textbook(sae: TopKSAE, x: Tensor, orders: list[np.ndarray], batch_size: int, lr: float) -> None:
+    """FACTS section 3 as anyone would write it."""
+    optimizer = torch.optim.Adam(sae.parameters(), lr=lr)
+    for order in orders:
+        for start in range(0, len(order), batch_size):
+            batch = x[torch.from_numpy(order[start : start + batch_size])]
+            loss = torch.nn.functional.mse_loss(sae(batch), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def train_on(x: Tensor, saes: list[TopKSAE], orders: Iterator[np.ndarray], batch_size: int) -> list[Trained]:
+    """A stack of one cell."""
+    return train_stack(saes, [0] * len(saes), x[None], (order[None] for order in orders), batch_size, lr=1e-3)
+
+
+def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[TopKSAE]:
+    saes = [seeded_sae(x.shape[1], 32, k, seed, layer=1, position=2) for k in ks]
+    trained = train_on(x, saes, epoch_orders(len(x), epochs, seed, 1, 2), batch_size=64)
+    assert all(outcome.finite for outcome in trained)
+    return saes
+
+
+def test_a_stack_comes_out_as_the_textbook_loop_does() -> None:
+    x = torch.from_numpy(correlated_rows(300, 20))  # 64 does not divide 300: the last batch is short
+    for sae, k in zip(train([2, 5, 9], x), [2, 5, 9], strict=True):
+        plain = seeded_sae(20, 32, k, seed=0, layer=1, position=2)
+        start = weights(plain)
+        textbook(plain, x, list(epoch_orders(300, 2, 0, 1, 2)), 64, 1e-3)
+        assert torch.allclose(weights(sae), weights(plain), atol=2e-6)
+        assert not torch.allclose(weights(sae), start, atol=1e-3)
+
+
+def test_trained_together_equals_trained_alone() -> None:
+    x = torch.from_numpy(correlated_rows(200, 20))
+    together = train([2, 5, 9], x)
+    for sae, k in zip(together, [2, 5, 9], strict=True):
+        assert torch.allclose(weights(sae), weights(train([k], x)[0]), atol=1e-6)
+    assert not torch.allclose(weights(together[0]), weights(train([2], x, seed=1)[0]), atol=1e-3)
+
+
+def train_two_cells(epochs: int = 2, batch_size: int = 64) -> tuple[list[TopKSAE], list[list[np.ndarray]], Tensor]:
+    """A stack with k 5 and 2 in one cell and 9 and 5 in another; the orders of both, and their rows."""
+    x = torch.from_numpy(np.stack([correlated_rows(200, 20, seed=seed) for seed in (0, 1)]))
+    orders = [list(epoch_orders(200, epochs, 0, 1, position)) for position in (0, 1)]
+    saes = [seeded_sae(20, 32, k, 0, 1, position) for k, position in ((5, 0), (2, 0), (9, 1), (5, 1))]
+    trained = train_stack(saes, [0, 0, 1, 1], x, map(np.stack, zip(*orders, strict=True)), batch_size, 1e-3)
+    assert all(outcome.finite for outcome in trained)
+    return saes, orders, x
+
+
+def test_trained_with_the_saes_of_another_cell_equals_trained_alone() -> None:
+    together, orders, x = train_two_cells()
+    for sae, position in zip(together, (0, 0, 1, 1), strict=True):
+        alone = seeded_sae(20, 32, sae.k, 0, 1, position)
+        train_on(x[position], [alone], iter(orders[position]), batch_size=64)
+        assert torch.allclose(weights(sae), weights(alone), atol=1e-6)
+    on_the_other = seeded_sae(20, 32, 5, 0, 1, 0)
+    train_on(x[1], [on_the_other], iter(orders[1]), batch_size=64)
+    assert not torch.allclose(weights(together[0]), weights(on_the_other), atol=1e-3)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the calls for which a GPU would be waited for, or that would copy to it."""
+
+    NAMES = (
+        *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "bincount"),
+        *("lift_fresh", "_to_copy", "_pin_memory"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.calls = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        self.count += any(name in str(function) for name in self.NAMES)
+        by_mask = "aten.index" in str(function) and any(t is not None and t.dtype == torch.bool for t in args[1])
+        self.count += by_mask
+        return function(*args, **kwargs or {})
+
+
+def test_nothing_within_an_epoch_waits_for_the_device_or_copies_to_it() -> None:
+    reads = []
+    for batch_size in (200, 10):
+        with HostReads() as mode:
+            train_two_cells(epochs=3, batch_size=batch_size)
+        reads.append(mode)
+    few, many = reads
+    assert many.calls > 5 * few.calls
+    assert many.count == few.count
+    with HostReads() as mode:
+        x = torch.ones(3)
+        float(x.sum()), x[x > 0], torch.tensor([1.0])
+    assert mode.count >= 3
+
+
+def test_explained_variance_and_death_agree_with_the_textbook_within_the_spread_of_seeds() -> None:
+    x = torch.from_numpy(correlated_rows(600, 24))
+    split = split_rows(600)
+    x_train, x_validation = x[split.train], x[split.validation]
+    ours, plain = [], []
+    for seed in range(4):
+        sae = seeded_sae(24, 64, 3, seed, 0, 0)
+        train_on(x_train, [sae], epoch_orders(len(x_train), 12, seed, 0, 0), batch_size=64)
+        ours.append(evaluate(sae, x_train, x_validation))
+        torch.manual_seed(100 + seed)  # a start and batches of its own
+        sae = TopKSAE(24, 64, 3)
+        generator = np.random.default_rng(100 + seed)
+        textbook(sae, x_train, [generator.permutation(len(x_train)) for _ in range(12)], 64, 1e-3)
+        plain.append(evaluate(sae, x_train, x_validation))
+    for name in ("explained_variance", "feature_death_rate"):
+        values = np.array([[run[name] for run in runs] for runs in (ours, plain)])
+        assert abs(values[0].mean() - values[1].mean()) <= 2 * values.std(axis=1, ddof=1).max(), name
+
+
+def test_an_sae_whose_loss_is_not_finite_spoils_none_beside_it() -> None:
+    x = torch.from_numpy(correlated_rows(100, 8))
+    saes = [seeded_sae(8, 16, k, 0, 0, 0) for k in (2, 3)]
+    with torch.no_grad():
+        saes[0].encoder.bias[0] = torch.inf
+    trained = train_on(x, saes, epoch_orders(100, 2, 0, 0, 0), batch_size=32)
+    assert [outcome.finite for outcome in trained] == [False, True]
+    alone = seeded_sae(8, 16, 3, 0, 0, 0)
+    train_on(x, [alone], epoch_orders(100, 2, 0, 0, 0), batch_size=32)
+    assert torch.allclose(weights(saes[1]), weights(alone), atol=1e-6)
+
+
+def run_small(call: Call, activations: Path, results: Path, *more: object) -> tuple[int, str, str]:
+    return call(
+        train_grid.main,
+        "--layer",
+        2,
+        "--position",
+        1,
+        *SMALL,
+        "--activations",
+        activations,
+        "--results",
+        results,
+        *more,
+    )
+
+
+def test_the_files_have_the_names_keys_and_values_of_the_experiment(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    code, out, _ = run_small(call, activations, results)
+    assert (code, out.splitlines()[-1]) == (0, f"4 SAEs trained, in {results}")
+    assert {path.name for path in results.glob("[!.]*")} == {
+        *(f"pos1_layer2_d{latent_dim}_k{k}.pt" for latent_dim in (16, 24) for k in (2, 4)),
+        *(f"grid_metrics_pos1_layer2_latent{latent_dim}.json" for latent_dim in (16, 24)),
+        "baselines_pos1_layer2.json",
+    }
+    content = json.loads(metrics_path(results, 1, 2, 24).read_text())
+    expected = {"position": 1, "layer": 2, "n_train": 96, "n_val": 24, "input_dim": 12, "epochs": 3, "batch_size": 32}
+    assert expected.items() <= content["metadata"].items()
+    assert list(content["results"]) == ["24"]
+    assert list(content["results"]["24"]) == ["2", "4"]
+    sae = TopKSAE.load(checkpoint_path(results, 1, 2, 24, 4))
+    assert sae.metrics == content["results"]["24"]["4"]
+    assert {"input_dim": 12, "latent_dim": 24, "k": 4, "position": 1, "layer": 2}.items() <= sae.config.items()
+    x = torch.from_numpy(np.load(activations / "pos1_layer2.npy"))
+    split = split_rows(120)
+    again = evaluate(sae, x[split.train], x[split.validation])
+    assert {name: sae.metrics[name] for name in again} == again
+    assert len(load_grid(results).table) == 4
+
+
+def test_a_second_run_trains_nothing_and_a_wider_one_only_what_is_new(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_small(call, activations, tmp_path / "results")
+    trained: list[tuple[int, int]] = []
+    original = training.train_saes
+
+    def spy(saes: list[TopKSAE], *rest: Any) -> list[Trained]:
+        trained.extend((sae.latent_dim, sae.k) for sae in saes)
+        return original(saes, *rest)
+
+    monkeypatch.setattr(training, "train_saes", spy)
+    code, out, _ = run_small(call, activations, tmp_path / "results", "--k-values", 2, 4, 4)
+    assert (code, trained) == (0, [])
+    assert "4 SAEs are already done" in out
+    before = json.loads(metrics_path(tmp_path / "results", 1, 2, 16).read_text())["results"]["16"]
+    assert run_small(call, activations, tmp_path / "results", "--k_values", 2, 3, 4)[0] == 0
+    assert trained == [(24, 3), (16, 3)]
+    after = json.loads(metrics_path(tmp_path / "results", 1, 2, 16).read_text())["results"]["16"]
+    assert list(after) == ["2", "3", "4"]
+    assert {k: after[k] for k in ("2", "4")} == before
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "absent", "metrics", "killed before the metrics"])
+def test_what_is_damaged_is_trained_again_to_the_same_files(
+    call: Call, activations: Path, tmp_path: Path, harm: str
+) -> None:
+    run_small(call, activations, tmp_path / "whole")
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    checkpoint, metrics = checkpoint_path(results, 1, 2, 24, 4), metrics_path(results, 1, 2, 24)
+    content = bytearray(checkpoint.read_bytes())
+    if harm == "truncated":
+        checkpoint.write_bytes(content[:-100])
+    elif harm == "flipped":
+        content[len(content) // 2] ^= 1
+        checkpoint.write_bytes(content)
+    elif harm == "absent":
+        checkpoint.unlink()
+    elif harm == "metrics":
+        metrics.write_text(metrics.read_text()[:-100])
+    else:
+        metrics.unlink()
+        (results / ".pos1_layer2_d24_k4.pt.1.tmp").write_bytes(b"half")
+    code, out, err = run_small(call, activations, results)
+    assert code == 0
+    assert ("trained again" in out + err) == (harm != "killed before the metrics")
+    assert not list(results.glob(".*.tmp"))
+    assert_same_results(results, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [("--epochs", 4, "epochs 3 there, 4 now"), ("--lr", 0.01, "lr 0.001 there, 0.01 now"), ("--seed", 7, "seed 0")],
+)
+def test_other_settings_stop_the_run_with_the_difference_and_the_way_out(
+    call: Call, activations: Path, tmp_path: Path, flag: str, value: object, named: str
+) -> None:
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    before = {path: path.read_bytes() for path in results.glob("[!.]*")}
+    code, _, err = run_small(call, activations, results, flag, value)
+    assert code == 2
+    assert named in err
+    assert "--results" in err
+    assert "--overwrite" in err
+    assert {path: path.read_bytes() for path in results.glob("[!.]*")} == before
+    assert run_small(call, activations, results, flag, value, "--overwrite")[0] == 0
+    metadata = json.loads(metrics_path(results, 1, 2, 24).read_text())["metadata"]
+    assert metadata[flag.strip("-")] == value
+
+
+def test_baselines_that_are_lacking_are_measured_and_no_sae_trained_again(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    path = baselines_path(results, 1, 2)
+    whole = path.read_text()
+    assert list(json.loads(whole)["untrained"]["24"]) == ["2", "4"]
+    path.write_text(whole[:50])
+    monkeypatch.setattr(training, "train_saes", None)
+    assert run_small(call, activations, results)[0] == 0
+    assert path.read_text() == whole
+
+
+def test_without_checkpoints_the_metrics_are_the_same_and_a_second_run_trains_nothing(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_small(call, activations, tmp_path / "whole")
+    results = tmp_path / "results"
+    assert run_small(call, activations, results, "--no-checkpoints")[0] == 0
+    assert not list(results.glob("*.pt"))
+    content, whole = (json.loads(metrics_path(f, 1, 2, 24).read_text()) for f in (results, tmp_path / "whole"))
+    assert content["metadata"].pop("without_checkpoint") == [2, 4]
+    assert_close(content, whole)
+    assert len(load_grid(results).table) == 4
+    monkeypatch.setattr(training, "train_saes", None)
+    code, out, _ = run_small(call, activations, results, "--no-checkpoints")
+    assert code == 0
+    assert "4 SAEs are already done" in out
+
+
+def test_checkpoints_that_were_not_kept_are_trained_when_they_are_wanted(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    run_small(call, activations, tmp_path / "whole", "--k-values", 2, 4, 6)
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    run_small(call, activations, results, "--no-checkpoints", "--k-values", 2, 4, 6)
+    assert len(list(results.glob("*.pt"))) == 4  # those of the first run stay
+    assert json.loads(metrics_path(results, 1, 2, 16).read_text())["metadata"]["without_checkpoint"] == [6]
+    code, out, _ = run_small(call, activations, results, "--k-values", 2, 4, 6)
+    assert code == 0
+    assert "2 SAEs have metrics and, by --no-checkpoints, no checkpoint: they are trained again" in out
+    assert "4 SAEs are already done" in out
+    assert_same_results(results, tmp_path / "whole")
+
+
+def test_a_checkpoint_of_other_settings_does_not_stay_beside_metrics_without_one(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    assert run_small(call, activations, results, "--epochs", 2, "--overwrite", "--no-checkpoints")[0] == 0
+    assert not list(results.glob("*.pt"))
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_work(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert (code, len(err.splitlines())) == (2, 1)
+    # four SAEs of 4 x (2 x 12 x latent_dim + 12 + latent_dim) + 3,300 bytes, and 900 for each and each metrics file
+    assert "needs 26.8 KB more" in err
+    assert "--no-checkpoints" in err
+    assert not list((tmp_path / "results").glob("[!.]*"))
+    assert run_small(call, activations, tmp_path / "results", "--no-checkpoints")[0] == 0
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(call: Call, activations: Path, tmp_path: Path) -> None:
+    code, out, err = run_small(call, activations, tmp_path / "results", "--dry-run")
+    assert (code, err) == (0, "")
+    what, cells, disk, memory, seconds = out.splitlines()
+    assert what == "4 SAEs to train in 2 stacks on cpu; 0 are done"
+    assert cells == "cells: 1, each 120 x 12"
+    assert disk.startswith(f"disk: 26.8 KB of checkpoints and metrics in {tmp_path / 'results'}; ")
+    assert memory.startswith("memory: about 490.")
+    assert re.fullmatch(r"time: about \d+ s", seconds)
+    assert not (tmp_path / "results").exists()
+    run_small(call, activations, tmp_path / "results")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    written = sum(path.stat().st_size for path in before)
+    assert written == pytest.approx(26_800, rel=0.1)
+    code, out, _ = run_small(call, activations, tmp_path / "results", "--dry-run")
+    assert out.splitlines()[0] == "0 SAEs to train in 0 stacks on cpu; 4 are done"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()} == before
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_the_time_of_a_training_is_foretold_from_its_first_epochs(
+    backend: str, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(k_values=(2, 4), epochs=40, batch_size=32, activations=activations, results=tmp_path / "none")
+    cache = ActivationCache(activations)
+    tasks, _ = plan_tasks(config, cache, [(0, 0), (0, 1)], (24, 16))
+    epochs: list[int] = []
+    original = training.train_saes
+
+    def spy(saes: list[TopKSAE], cells: Any, x: Tensor, orders: Any, *rest: Any, **more: Any) -> list[Trained]:
+        epochs.append(len(list(orders(0))))
+        return original(saes, cells, x, orders, *rest, **more)
+
+    monkeypatch.setattr(forecast, "train_saes", spy)
+    monkeypatch.setattr(forecast, "CALIBRATION_SECONDS", float("inf"))
+    seconds = forecast.seconds_to_train(tasks, config, cache, torch.device("cpu"), backend)
+    assert 0 < seconds < 600
+    assert epochs == 2 * [1, 1, 2, 4, 8, 16, 32, 40]  # a warm-up; two latent_dims
+
+
+def test_other_activations_are_other_settings(call: Call, activations: Path, tmp_path: Path) -> None:
+    run_small(call, activations, tmp_path / "results")
+    array = np.load(activations / "pos1_layer2.npy")
+    array[5, 5] += 1e-3
+    np.save(activations / "pos1_layer2.npy", array)
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert code == 2
+    assert "activations" in err
+
+
+def test_metrics_of_the_original_are_not_taken_for_ours(call: Call, activations: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    run_small(call, activations, results)
+    path = metrics_path(results, 1, 2, 24)
+    content = json.loads(path.read_text())
+    for key in ("lr", "seed", "activations"):
+        del content["metadata"][key]
+    path.write_text(json.dumps(content))
+    code, _, err = run_small(call, activations, results)
+    assert code == 2
+    assert "lr unknown there" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--layer", 5, "--position", 1], "layer 5"),
+        (["--layer", 2, "--position", 9], "position 9"),
+        (
+            ["--layer", 2, "--position", 1, "--k-values", 5, 100, "--latent-dim", 64],
+            "k 100 is larger than latent_dim 64",
+        ),
+        (["--layer", 2, "--position", 1, "--k-values", 0], "--k-values must be at least 1, not 0"),
+        (["--layer", 2, "--position", 1, "--epochs", 0], "--epochs must be at least 1, not 0"),
+        (["--layer", 2, "--position", 1, "--lr", -1], "--lr must be positive, not -1"),
+        (["--layer", 2, "--position", 1, "--lr", "nan"], "--lr must be positive, not nan"),
+        (["--layer", "two", "--position", 1], "'two'"),
+        (["--layer", 2], "--position"),
+        (["--layer", 2, "--position", 1, "--device", "cuda:77"], "cuda:77"),
+        (["--layer", 2, "--position", 1, "--activations", "nowhere"], "nowhere"),
+        (["--layer", 2, "--position", 1, "--results", "/dev/null/results"], "/dev/null"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    call: Call, activations: Path, tmp_path: Path, words: list[object], named: str
+) -> None:
+    given = [] if "--activations" in words else ["--activations", activations]
+    given += [] if "--results" in words else ["--results", tmp_path / "results"]
+    code, _, err = call(train_grid.main, *words, *given)
+    assert code == 2
+    assert named in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.glob("results/[!.]*"))
+
+
+def test_values_that_are_not_finite_are_counted_and_their_rows_named(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    array = np.load(activations / "pos1_layer2.npy")
+    array[3, :2], array[40, 1] = np.nan, np.inf
+    np.save(activations / "pos1_layer2.npy", array)
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert code == 2
+    assert "pos1_layer2.npy holds 3 values that are NaN or infinite, in 2 rows: 3,40" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_damaged_array_is_named(call: Call, activations: Path, tmp_path: Path) -> None:
+    path = activations / "pos1_layer2.npy"
+    path.write_bytes(path.read_bytes()[:-50])
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "pos1_layer2.npy is damaged" in err
+
+
+def test_a_full_disk_ends_with_exit_code_2_and_nothing_half_written(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, content: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert code == 2
+    assert "No space left on device" in err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [".lock"]
+
+
+def test_a_float16_cell_trains_in_float32(call: Call, activations: Path, tmp_path: Path) -> None:
+    for path in activations.glob("*.npy"):
+        np.save(path, np.load(path).astype(np.float16))
+    assert run_small(call, activations, tmp_path / "results")[0] == 0
+    assert TopKSAE.load(checkpoint_path(tmp_path / "results", 1, 2, 24, 4)).encoder.weight.dtype == torch.float32
+
+
+def test_without_numba_training_is_in_plain_pytorch_and_says_so(
+    call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "thought_saes.training.fused.trainer", None)
+    code, _, err = run_small(call, activations, tmp_path / "results")
+    assert code == 0
+    assert "training in plain PyTorch" in err.splitlines()[0]
+    metadata = json.loads(metrics_path(tmp_path / "results", 1, 2, 24).read_text())["metadata"]
+    assert metadata["backend"] == "torch"
+    code, _, err = run_small(call, activations, tmp_path / "other", "--backend", "fused")
+    assert (code, len(err.splitlines())) == (2, 1)
+
+
+def test_the_start_of_an_sae_depends_on_what_it_is() -> None:
+    start = weights(seeded_sae(8, 16, 2, seed=0, layer=1, position=2))
+    assert torch.equal(start, weights(seeded_sae(8, 16, 2, seed=0, layer=1, position=2)))
+    for other in ({"seed": 1}, {"layer": 2}, {"position": 1}, {"k": 3}):
+        arguments = {"k": 2, "seed": 0, "layer": 1, "position": 2} | other
+        assert not torch.equal(start, weights(seeded_sae(8, 16, **arguments)))
+
+
+def test_an_epoch_shows_every_row_once_and_the_next_in_another_order() -> None:
+    first, second = epoch_orders(50, 2, seed=0, layer=1, position=2)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first.tolist() != second.tolist()
+
+
+def test_the_split_is_that_of_scikit_learn() -> None:
+    # train_test_split(range(10), train_size=0.8, random_state=42) of scikit-learn 1.5
+    split = split_rows(10)
+    assert split.validation.tolist() == [8, 1]
+    assert split.train.tolist() == [5, 0, 7, 2, 9, 4, 3, 6]
+    sizes = split_rows(7473)
+    assert (len(sizes.train), len(sizes.validation)) == (5978, 1495)
+
+
+def test_a_folder_without_arrays_is_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(train_grid.InputError, match="no file named"):
+        ActivationCache(tmp_path)

@@ -1,0 +1,84 @@
+"""Flags come from the configs, and errors end in one line."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analyze_all_layers import AnalysisConfig
+from extract_activations import ExtractConfig
+from thought_saes.common.command_line import InputError, Selection, build_parser, compact, parse_config
+from train_all_layers_positions import GridConfig
+from train_grid import CellConfig
+from visualize_all_layers import FigureConfig
+
+CONFIGS = [ExtractConfig, CellConfig, GridConfig, AnalysisConfig, FigureConfig]
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_every_field_is_a_flag_with_a_help_text_of_its_own(config_class: type) -> None:
+    flags = {action.dest: action for action in build_parser(config_class, "")._actions if action.dest != "help"}
+    assert flags.keys() == {field.name for field in dataclasses.fields(config_class)}
+    texts = [action.help for action in flags.values()]
+    assert all(texts)
+    assert len(set(texts)) == len(texts)
+    build_parser(config_class, "").format_help()
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_configs_cannot_be_changed(config_class: type) -> None:
+    assert config_class.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_flags_are_read_with_dashes_and_with_underscores() -> None:
+    for words in (["--latent-dim", "16", "32"], ["--latent_dim", "16", "32"]):
+        config = parse_config(CellConfig, "", ["--layer=1", "--position", "2", "--k_values=4", *words])
+        assert (config.layer, config.position, config.latent_dim, config.k_values) == (1, 2, (16, 32), (4,))
+    assert str(parse_config(GridConfig, "", ["--results=my_results"]).results) == "my_results"
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"),
+    [("all", None), ("3", (3,)), ("0-5", (0, 1, 2, 3, 4, 5)), ("0,7,14", (0, 7, 14)), ("2-3,0", (0, 2, 3))],
+)
+def test_a_selection_is_read_in_every_form(text: str, indices: tuple[int, ...] | None) -> None:
+    assert Selection.parse(text).indices == indices
+    assert parse_config(GridConfig, "", ["--layers", *text.split(",")]).layers.indices == indices
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "1.5", "0-5-7"])
+def test_what_is_no_selection_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        Selection.parse(text)
+
+
+def test_an_absent_layer_is_named_with_those_that_exist() -> None:
+    with pytest.raises(InputError, match="not among the layers: 4,9; there are 0-3"):
+        Selection.parse("2,4,9").resolve([0, 1, 2, 3], "layers")
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_compact_is_the_inverse_of_parse(numbers: set[int]) -> None:
+    assert Selection.parse(compact(list(numbers))).indices == tuple(sorted(numbers))
+
+
+def test_errors_of_the_operating_system_and_ctrl_c_end_without_a_traceback(
+    call: Callable[..., tuple[int, str, str]],
+) -> None:
+    def full() -> int:
+        raise OSError(28, "No space left on device", "results/x.pt")
+
+    def stopped() -> int:
+        raise KeyboardInterrupt
+
+    def vague() -> int:
+        raise InputError("one\ntwo")
+
+    assert call(full) == (2, "", "error: No space left on device: results/x.pt\n")
+    assert call(vague) == (2, "", "error: one two\n")
+    code, _, err = call(stopped)
+    assert code == 130
+    assert len(err.splitlines()) == 1

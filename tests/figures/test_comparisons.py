@@ -1,0 +1,122 @@
+"""The figures beside the six: what they show, what they leave out, and that nothing is cut."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from tests.helpers.grids import write_seed
+from thought_saes.analysis.grid import choose_slice, metrics_path
+from thought_saes.analysis.runs import load_replicates
+from thought_saes.analysis.study import make_study
+from thought_saes.figures.comparisons import COMPARISONS
+from thought_saes.figures.heatmaps import PAGE_WIDTH
+from visualize_all_layers import FLOOR_FIGURE, FVU_FIGURE, figures, main
+
+AXES = ((0, 3, 7), (0, 1), (64, 128), (4, 8))
+Call = Callable[..., tuple[int, str, str]]
+
+
+def drawn(*folders: Path, allow_partial: bool = False) -> dict[str, Figure]:
+    grid = load_replicates(folders, allow_partial)
+    return figures(make_study(grid, choose_slice(grid, 20, 1024)))[0]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    for seed in (0, 1):
+        write_seed(tmp_path / f"seed{seed}", seed, AXES)
+    return [tmp_path / "seed0", tmp_path / "seed1"]
+
+
+def words(figure: Figure) -> str:
+    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    texts += [text for axes in figure.axes for text in (axes.title, *axes.texts)]
+    return "\n".join(text.get_text() for text in texts)
+
+
+def test_the_command_line_writes_every_figure_into_the_output_folder(folders: list[Path], call: Call) -> None:
+    before = sorted(folders[0].iterdir())
+    code, output, _ = call(main, "--results", *folders, "--output", folders[0].parent / "figures")
+    assert code == 0
+    assert "left out" not in output
+    names = {path.name for path in (folders[0].parent / "figures").iterdir()}
+    assert names >= {FVU_FIGURE, FLOOR_FIGURE, *COMPARISONS}
+    assert len(names) == 13
+    assert sorted(folders[0].iterdir()) == before
+
+
+def test_every_figure_is_as_wide_as_a_page_and_nothing_is_cut_off(folders: list[Path]) -> None:
+    for name, figure in drawn(*folders).items():
+        figure.draw_without_rendering()
+        box = figure.get_tightbbox()
+        assert figure.get_figwidth() == PAGE_WIDTH, name
+        assert box.x0 >= 0, name
+        assert box.y0 >= 0, name
+        assert box.x1 <= figure.get_figwidth(), name
+        assert box.y1 <= figure.get_figheight(), name
+
+
+def test_several_seeds_are_said_and_have_error_bars_and_one_has_none(folders: list[Path]) -> None:
+    both, one = drawn(*folders), drawn(folders[0])
+    assert "mean over 2 seeds" in words(both["layer_position_explained_variance.png"])
+    assert "seeds" not in words(one["layer_position_explained_variance.png"])
+    for name in ("fvu_against_k.png", "pareto_front.png", "death_against_gamma.png", "train_validation_gap.png"):
+        assert "mean ± std of 2 seeds" in words(both[name])
+        assert "one seed" in words(one[name])
+    bars = [len(figure["fvu_against_k.png"].axes[0].collections) for figure in (both, one)]
+    assert bars == [2, 0]
+
+
+def test_the_floor_has_the_colours_and_limits_of_the_published_explained_variance(folders: list[Path]) -> None:
+    figure = drawn(*folders)
+    published, floor = (
+        figure[name].axes[0].collections[0] for name in ("layer_position_explained_variance.png", FLOOR_FIGURE)
+    )
+    assert floor.get_clim() == published.get_clim()
+    assert floor.get_cmap().name == published.get_cmap().name
+    shown = {text.get_text() for text in figure[FLOOR_FIGURE].axes[0].texts}
+    assert shown == {f"{0.9 + 0.01 * layer + 0.001 * position:.3f}" for layer in AXES[0] for position in AXES[1]}
+
+
+def test_a_high_fvu_is_red_and_one_above_predicting_the_mean_the_reddest(folders: list[Path]) -> None:
+    mesh = drawn(*folders)[FVU_FIGURE].axes[0].collections[0]
+    assert mesh.get_clim() == (0, 1)
+    assert mesh.get_cmap().name == "Reds"
+
+
+def test_there_is_a_panel_for_each_layer_and_a_curve_of_pca_in_each(folders: list[Path]) -> None:
+    figure = drawn(*folders)["fvu_against_k.png"]
+    assert [axes.get_title() for axes in figure.axes][:3] == ["layer 0", "layer 3", "layer 7"]
+    for axes, layer in zip(figure.axes, AXES[0], strict=False):
+        dashed = next(line for line in axes.lines if line.get_linestyle() == "--")
+        assert dashed.get_ydata() == pytest.approx([1 / (1 + 0.1 * k + 0.01 * layer) for k in AXES[3]])
+
+
+def test_the_bars_are_the_shares_of_variance(folders: list[Path]) -> None:
+    grid = load_replicates(folders)
+    study = make_study(grid, choose_slice(grid, 20, 1024))
+    axes = COMPARISONS["variance_shares.png"](study).axes[0]
+    found = study.variance["fvu"]
+    assert found is not None
+    widths = [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)]
+    assert widths == pytest.approx(found.terms["share"].tolist())
+    assert "error term: variation between 2 seeds" in words(axes.figure)  # type: ignore[arg-type]
+
+
+def test_without_baselines_their_figures_are_left_out_and_said(tmp_path: Path, call: Call) -> None:
+    write_seed(tmp_path, 0, AXES, baselines=False)
+    code, output, _ = call(main, "--results", tmp_path)
+    assert code == 0
+    for name in (FLOOR_FIGURE, "death_against_gamma.png"):
+        assert f"left out: {name}: there are no baselines" in output
+        assert not (tmp_path / name).exists()
+    assert "so no curve of PCA" in words(drawn(tmp_path)["fvu_against_k.png"])
+
+
+def test_an_incomplete_grid_is_drawn(folders: list[Path]) -> None:
+    metrics_path(folders[0], 0, 3, 64).unlink()
+    metrics_path(folders[1], 0, 3, 64).unlink()
+    assert len(drawn(*folders, allow_partial=True)) == 13

@@ -1,0 +1,82 @@
+"""What the SAEs of one (layer, position) are to be compared with: the mean, PCA, and SAEs that never trained.
+
+Everything is fitted on the training rows and scored on the validation rows.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thought_saes.saes.topk_sae import (
+    CHUNK_ROWS,
+    Moments,
+    TopKSAE,
+    chunks,
+    explained_variance,
+    fraction_of_variance_unexplained,
+    ratio,
+)
+
+
+def score(x: Tensor, reconstruct: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """`explained_variance` and `fvu` of a reconstruction of x (n, input_dim), as for an SAE."""
+    original, error = Moments(), Moments()
+    for chunk in chunks(x, CHUNK_ROWS):
+        original.add(chunk)
+        error.add(chunk - reconstruct(chunk))
+    return {
+        "explained_variance": explained_variance(original, error),
+        "fvu": fraction_of_variance_unexplained(original, error),
+    }
+
+
+def covariance(x: Tensor, mean: Tensor) -> Tensor:
+    """The (input_dim, input_dim) covariance of the rows of x, in float64."""
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for chunk in chunks(x, CHUNK_ROWS):
+        centred = chunk.cpu().double() - mean
+        total += centred.T @ centred
+    return total / max(1, len(x) - 1)
+
+
+@torch.inference_mode()
+def measure_baselines(
+    x_train: Tensor, x_validation: Tensor, k_values: Sequence[int], untrained: Iterable[TopKSAE]
+) -> dict[str, Any]:
+    """The baselines of one cell under their names in its file; x_train and x_validation are (n, input_dim).
+
+    - mean: predict the mean of the training rows.
+    - pca: project on the k leading principal components of the training rows, for each k.
+    - untrained: an SAE of the same shape as it started, by latent_dim and k.
+    - gamma: |mean| / |standard deviation|, both vectors over the dimensions; arXiv 2605.31518 finds that it
+      predicts dead features.
+    - effective_rank: exp of the entropy of the covariance's eigenvalues as shares of their sum.
+    - mean_norm: the mean length of a row.
+    """
+    moments = Moments()
+    lengths = 0.0
+    for chunk in chunks(x_train, CHUNK_ROWS):
+        moments.add(chunk)
+        lengths += float(chunk.norm(dim=1).sum())
+    mean = moments.mean.cpu()
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance(x_train, mean))  # ascending
+    centre = mean.to(x_validation)
+    pca = {}
+    for k in k_values:
+        components = eigenvectors[:, -k:].to(x_validation)  # (input_dim, k)
+        pca[str(k)] = score(x_validation, lambda x, c=components: centre + (x - centre) @ c @ c.T)  # type: ignore[misc]
+    by_latent_dim: dict[str, dict[str, dict[str, float]]] = {}
+    for sae in untrained:
+        by_latent_dim.setdefault(str(sae.latent_dim), {})[str(sae.k)] = score(x_validation, sae)
+    shares = eigenvalues.clamp(min=0) / eigenvalues.clamp(min=0).sum()
+    deviation = float((moments.squares.sum() / max(1, len(x_train) - 1)).sqrt())
+    return {
+        "mean": score(x_validation, lambda x: centre.expand_as(x)),
+        "pca": pca,
+        "untrained": by_latent_dim,
+        "gamma": ratio(float(mean.norm()), deviation),
+        "effective_rank": float(torch.special.entr(shares).sum().exp()),
+        "mean_norm": lengths / len(x_train),
+    }

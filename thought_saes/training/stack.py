@@ -1,0 +1,182 @@
+"""Train a stack of TopK SAEs in plain PyTorch, on any device: the readable reference for every other trainer.
+
+On a GPU a step of a single SAE is too short to be worth its launches, so a stack may span every k and many
+(layer, position). Nothing within an epoch waits for the device or copies to it: the rows are there, and the
+epoch's orders come over once.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from thought_saes.saes.topk_sae import TopKSAE, n_weights
+
+
+class Trained(NamedTuple):
+    """How the training of one SAE went."""
+
+    finite: bool  # whether its loss stayed finite
+    seconds: float  # in a stack: its share
+
+
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """TF32 products on CUDA, for the training alone: metrics are measured in full float32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+class Stack(NamedTuple):
+    """SAEs of one input_dim and latent_dim side by side, by ascending k, with the state of Adam.
+
+    weights, and the first and second moments of each: W_enc (n_sae, input_dim, latent_dim), b_enc (n_sae, 1,
+    latent_dim), W_dec (n_sae, latent_dim, input_dim), b_dec (n_sae, 1, input_dim). Transposed against nn.Linear: so
+    the products that give gradients write them as Adam reads them.
+    """
+
+    k_values: tuple[int, ...]  # (n_sae,)
+    cell: Tensor  # (n_sae,): an SAE reconstructs the rows x[cell]
+    weights: list[Tensor]
+    first_moments: list[Tensor]
+    second_moments: list[Tensor]
+
+    def part(self, places: slice) -> "Stack":
+        """Some of the SAEs, in the same memory."""
+        tensors = ([tensor[places] for tensor in tensors] for tensors in self[2:])
+        return Stack(self.k_values[places], self.cell[places], *tensors)
+
+    def parameters(self, place: int) -> tuple[Tensor, ...]:
+        """The weights of one SAE, in the same memory, as nn.Linear has them."""
+        W_enc, b_enc, W_dec, b_dec = (weight[place] for weight in self.weights)
+        return W_enc.T, b_enc[0], W_dec.T, b_dec[0]
+
+
+class Epoch(NamedTuple):
+    """What the SAEs of a stack did in an epoch."""
+
+    finite: Tensor  # (n_sae,) whether the loss stayed so
+    fired: Tensor  # (n_sae, latent_dim) whether a feature was selected on any row
+    kth: Tensor  # (n_sae, n) the k-th largest |pre_act| of each row when it was shown
+
+
+def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: float, steps: int) -> Epoch:
+    """Train a stack, in place, for an epoch on x (n_cells, n, input_dim) in the SAEs' order (n_sae, n).
+
+    `steps` were taken before. Nothing here waits for the device or copies to it.
+    """
+    n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
+    W_enc, b_enc, W_dec, b_dec = weights = [weight.detach().requires_grad_() for weight in stack.weights]
+    optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
+    for weight, first, second in zip(weights, stack.first_moments, stack.second_moments, strict=True):
+        step = torch.full((), float(steps), device=device)
+        optimizer.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+    loss_sum = torch.zeros(n_sae, device=device)
+    fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
+    kth = torch.zeros(order.shape, device=device)
+    for rows in order.split(batch_size, dim=1):
+        batch = x[stack.cell[:, None], rows]  # (n_sae, batch, input_dim)
+        pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
+        selected, smallest = select(pre_acts.detach(), stack.k_values)
+        latents = torch.where(selected, pre_acts, 0)
+        reconstruction = torch.baddbmm(b_dec, latents, W_dec)
+        losses = mse_loss(reconstruction, batch, reduction="none").mean(dim=(1, 2))  # (n_sae,)
+        optimizer.zero_grad()
+        losses.sum().backward()
+        optimizer.step()
+        loss_sum += losses.detach()
+        fired |= selected.any(dim=1)
+        kth.scatter_(1, rows, smallest)
+    return Epoch(loss_sum.isfinite(), fired, kth)
+
+
+def select(pre_acts: Tensor, k_values: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Whether an entry of pre_acts (n_sae, batch, latent_dim) is among the k of largest magnitude of its row.
+
+    And the smallest magnitude that is, (n_sae, batch). k_values (n_sae,) ascend.
+    """
+    selected = torch.zeros_like(pre_acts, dtype=torch.bool)
+    smallest = []
+    for k, same in groupby(range(len(k_values)), key=k_values.__getitem__):
+        first, *rest = same
+        places = slice(first, first + 1 + len(rest))
+        top = pre_acts[places].abs().topk(k, dim=-1, sorted=False)
+        selected[places].scatter_(-1, top.indices, True)
+        smallest.append(top.values.amin(dim=-1))
+    return selected, torch.cat(smallest)
+
+
+EpochRunner = Callable[[Stack, Tensor, Tensor, int, float, int], Epoch]  # as `train_epoch`
+
+
+@tf32_allowed()
+def train_stack(
+    saes: Sequence[TopKSAE],
+    cells: Sequence[int],
+    x: Tensor,
+    orders: Iterator[np.ndarray],
+    batch_size: int,
+    lr: float,
+    on_epochs: Callable[[int], object] = lambda n: None,
+    run_epoch: EpochRunner = train_epoch,
+) -> list[Trained]:
+    """Train SAEs of one input_dim and latent_dim together, in place: saes[i] on the rows x[cells[i]].
+
+    x: (n_cells, n, input_dim). orders: for each epoch the order of every cell's rows, (n_cells, n). The products
+    are batched over the stack, and Adam works element by element: an SAE comes out as if trained alone.
+    `on_epochs(n)` is called after each epoch with the number of SAEs. `run_epoch` stands in for `train_epoch`.
+    """
+    started = time.perf_counter()
+    by_k = sorted(range(len(saes)), key=lambda index: saes[index].k)
+    stack = make_stack([saes[index] for index in by_k], [cells[index] for index in by_k], x.device)
+    finite = torch.ones(len(saes), dtype=torch.bool, device=x.device)
+    steps = 0
+    for order in orders:
+        order_of_each = torch.from_numpy(order).to(x.device)[stack.cell]  # (n_sae, n)
+        epoch = run_epoch(stack, x, order_of_each, batch_size, lr, steps)
+        finite &= epoch.finite
+        steps += -(-order.shape[1] // batch_size)
+        on_epochs(len(saes))
+    stack.first_moments.clear()  # they make room for the SAEs
+    stack.second_moments.clear()
+    with torch.no_grad():
+        for place, index in enumerate(by_k):
+            for parameter, weight in zip(saes[index].to(x.device).parameters(), stack.parameters(place), strict=True):
+                parameter.copy_(weight)
+    seconds = (time.perf_counter() - started) / len(saes)
+    is_finite = dict(zip(by_k, finite.tolist(), strict=True))
+    return [Trained(is_finite[index], seconds) for index in range(len(saes))]
+
+
+@torch.no_grad()
+def make_stack(saes: Sequence[TopKSAE], cells: Sequence[int], device: torch.device) -> Stack:
+    """The stack of `saes`, which are in the order of their k, before any step."""
+    input_dim, latent_dim = saes[0].input_dim, saes[0].latent_dim
+    shapes = (input_dim, latent_dim), (1, latent_dim), (latent_dim, input_dim), (1, input_dim)
+    tensors = ([torch.zeros(len(saes), *shape, device=device) for shape in shapes] for _ in range(3))
+    stack = Stack(tuple(sae.k for sae in saes), torch.tensor(cells, device=device), *tensors)
+    for place, sae in enumerate(saes):
+        for weight, parameter in zip(stack.parameters(place), sae.parameters(), strict=True):
+            weight.copy_(parameter)
+    return stack
+
+
+def bytes_of_a_cell(n_saes: int, n_rows: int, input_dim: int, latent_dim: int, batch_size: int) -> int:
+    """The memory that one more (layer, position) takes in a stack, at most, with its SAEs and all its rows.
+
+    float32: weights, two moments and gradients (or copies of all four, of what is not frozen); per row of a batch
+    pre-activations, latents and their gradients (and a byte for the selection), batch, reconstruction, loss and the
+    gradients of both; the rows themselves.
+    """
+    of_an_sae = 16 * n_weights(input_dim, latent_dim) + batch_size * (17 * latent_dim + 20 * input_dim)
+    return n_saes * of_an_sae + 4 * n_rows * input_dim
