@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES, SLICE_K, SLICE_LATENT_DIM, choose_slice
+from thought_saes.analysis.grid import choose_slice
 from thought_saes.analysis.runs import load_replicates, recorded
 from thought_saes.analysis.study import (
     DEATH,
@@ -39,6 +39,7 @@ from thought_saes.common.command_line import InputError, check_at_least, option,
 from thought_saes.common.files import write_bytes, write_json
 from thought_saes.reporting.report import read_origin, write_report
 from thought_saes.reporting.terminal import best_effect, describe
+from thought_saes.results.names import AXES, SLICE_K, SLICE_LATENT_DIM
 
 SUMMARY, REPORT = "analysis_summary.json", "report.md"
 

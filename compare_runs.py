@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES
 from thought_saes.analysis.runs import load_replicates
 from thought_saes.analysis.study import DEATH, EV, over_seeds
 from thought_saes.common.command_line import InputError, option, parse_config, run
 from thought_saes.common.files import write_bytes
 from thought_saes.common.text import number, table, with_sd
+from thought_saes.results.names import AXES
 
 METRICS = {EV: ".5f", DEATH: ".4f"}
 

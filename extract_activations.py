@@ -20,7 +20,8 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from thought_saes.activations.cache import CacheWriter, cell_path
+from thought_saes.activations.cache import CacheWriter
+from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.activations.questions import GSM8K, read_questions
 from thought_saes.common.command_line import (
     InputError,
@@ -196,7 +197,7 @@ def decide(config: ExtractConfig, model: Model, facts: ModelFacts, examples: lis
 def bytes_left(config: ExtractConfig, job: Job, input_dim: int) -> int:
     """What the arrays still need of the disk; those of an unfinished run have all they need."""
     n_cells = len(job.layers) * len(job.positions)
-    paths = (cell_path(config.activations, position, layer) for position in job.positions for layer in job.layers)
+    paths = (cell_path(config.activations, Cell(layer, position)) for position in job.positions for layer in job.layers)
     return activation_bytes(len(job.order), input_dim, n_cells, config.dtype) - there_already(paths)
 
 

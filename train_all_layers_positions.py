@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.analysis.grid import AXES, LATENT_DIMS, logs_path, plan_path
+from thought_saes.activations.cell import Cell
 from thought_saes.common.command_line import (
     InputError,
     Selection,
@@ -46,6 +46,7 @@ from thought_saes.common.estimates import in_time
 from thought_saes.common.files import only_writer, read_json, write_json
 from thought_saes.common.machine import choose_device
 from thought_saes.engines.outcomes import Outcome, RunReport, attempt
+from thought_saes.results.names import AXES, LATENT_DIMS, logs_path, plan_path
 from thought_saes.training.forecast import Workers, cells_that_fit, describe, seconds_to_train
 from thought_saes.training.run import choose_backend
 from thought_saes.training.task import Task, TrainConfig, check_room, plan_tasks
@@ -173,14 +174,14 @@ def run_tasks(tasks: list[Task], workers: list[Worker], on_epochs: Callable[[int
     return RunReport.of(outcomes)
 
 
-def record_plan(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]]) -> None:
+def record_plan(config: GridConfig, cache: ActivationCache, cells: list[Cell]) -> None:
     """Add this run's values of every axis to those that the results folder is meant to hold.
 
     And what the activations are of, for the report.
     """
     path = plan_path(config.results)
     planned = read_json(path) if path.exists() else {}
-    layers, positions = ([cell[axis] for cell in cells] for axis in (0, 1))
+    layers, positions = zip(*cells, strict=True)
     for axis, values in zip(AXES, (layers, positions, config.latent_dims, config.k_values), strict=True):
         planned[axis] = sorted({*planned.get(axis, []), *values})
     origin = ("model", "dataset", "dataset_split", "thought_projection")
@@ -244,9 +245,7 @@ def open_engine(config: GridConfig, cache: ActivationCache, n_cells: int) -> Ite
         yield RayTasks(config, cache, config.workers, *share, n_cells * len(config.latent_dims))
 
 
-def plan(
-    config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine
-) -> tuple[list[Task], int]:
+def plan(config: GridConfig, cache: ActivationCache, cells: list[Cell], engine: Engine) -> tuple[list[Task], int]:
     """What is left to train, and how many SAEs are done."""
 
     def cells_per_stack(latent_dim: int) -> int:
@@ -266,7 +265,7 @@ def main() -> int:
         return train(config, cache, cells, engine)
 
 
-def foretell(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine) -> None:
+def foretell(config: GridConfig, cache: ActivationCache, cells: list[Cell], engine: Engine) -> None:
     """Say what a run would take. Raises InputError if the disk is too small for it."""
     tasks, n_done = plan(config, cache, cells, engine)
     workers = Workers(
@@ -278,7 +277,7 @@ def foretell(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, 
     print(f"time: about {in_time(seconds)} if {workers.n} workers do not slow each other down")
 
 
-def train(config: GridConfig, cache: ActivationCache, cells: list[tuple[int, int]], engine: Engine) -> int:
+def train(config: GridConfig, cache: ActivationCache, cells: list[Cell], engine: Engine) -> int:
     """Train what is not done. Returns the exit code."""
     with only_writer(config.results):
         tasks, n_done = plan(config, cache, cells, engine)

@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.analysis.grid import LATENT_DIMS
+from thought_saes.activations.cell import Cell
 from thought_saes.common.command_line import InputError, check_at_least, keep_once, option, parse_config, run
 from thought_saes.common.estimates import in_time
 from thought_saes.common.files import only_writer
 from thought_saes.common.machine import choose_device
+from thought_saes.results.names import LATENT_DIMS
 from thought_saes.training.forecast import Workers, describe, seconds_to_train
 from thought_saes.training.run import choose_backend, train_task
 from thought_saes.training.task import TrainConfig, check_room, plan_tasks
@@ -41,7 +42,7 @@ class CellConfig(TrainConfig):
 
 def foretell(config: CellConfig, cache: ActivationCache, device: torch.device) -> None:
     """Say what a run would take. Raises InputError if the disk is too small for it."""
-    tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
+    tasks, n_done = plan_tasks(config, cache, [Cell(config.layer, config.position)], config.latent_dim)
     backend = choose_backend(config.backend, device)
     print(describe(config, cache, tasks, n_done, Workers(1, str(device), backend)))
     check_room(config, cache.input_dim, tasks)
@@ -52,7 +53,7 @@ def main() -> int:
     config = parse_config(CellConfig, __doc__ or "")
     device = choose_device(config.device)
     cache = ActivationCache(config.activations)
-    if (config.layer, config.position) not in cache.cells:
+    if Cell(config.layer, config.position) not in cache.cells:
         raise InputError(
             f"no layer {config.layer}, position {config.position} in {config.activations}; it has layers "
             f"{', '.join(map(str, cache.layers))} and positions {', '.join(map(str, cache.positions))}"
@@ -62,7 +63,7 @@ def main() -> int:
         return 0
     failures = []
     with only_writer(config.results):
-        tasks, n_done = plan_tasks(config, cache, [(config.layer, config.position)], config.latent_dim)
+        tasks, n_done = plan_tasks(config, cache, [Cell(config.layer, config.position)], config.latent_dim)
         check_room(config, cache.input_dim, tasks)
         if n_done:
             print(f"{n_done} SAEs are already done")

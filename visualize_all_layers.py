@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from thought_saes.analysis.grid import SLICE_K, SLICE_LATENT_DIM, Grid, Slice, choose_slice
+from thought_saes.analysis.grid import Grid, Slice, choose_slice
 from thought_saes.analysis.runs import load_replicates, recorded
 from thought_saes.analysis.study import FVU as FVU_METRIC
 from thought_saes.analysis.study import Study, has, make_study
@@ -34,6 +34,7 @@ from thought_saes.figures.heatmaps import (
     color_scale,
     draw,
 )
+from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM
 
 DPI = 300
 SINGLE_FIGURES = {

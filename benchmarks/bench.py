@@ -41,7 +41,7 @@ from torch.nn.functional import mse_loss
 
 from benchmarks.bench_peers import PEERS, Step, why_absent
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.analysis.grid import K_VALUES, LATENT_DIMS
+from thought_saes.activations.cell import Cell
 from thought_saes.common.command_line import (
     InputError,
     check_at_least,
@@ -52,6 +52,7 @@ from thought_saes.common.command_line import (
     run,
 )
 from thought_saes.common.files import write_json
+from thought_saes.results.names import K_VALUES, LATENT_DIMS, SaeKey
 from thought_saes.saes.topk_sae import TopKSAE, measure, n_weights
 from thought_saes.training.run import choose_backend, epoch_orders, seeded_sae, train_saes
 from thought_saes.training.stack import train_stack
@@ -136,13 +137,13 @@ def synthetic_rows(n_rows: int, input_dim: int) -> np.ndarray:
 def cell_rows(folder: Path, layer: int, position: int) -> np.ndarray:
     """The training rows of one cell. Raises InputError if it is not there."""
     cache = ActivationCache(folder)
-    if (layer, position) not in cache.cells:
+    if Cell(layer, position) not in cache.cells:
         raise InputError(f"no layer {layer}, position {position} in {folder}; it has layers {cache.layers}")
-    return cache.cell(layer, position)[cache.split.train].astype(np.float32, copy=False)
+    return cache.cell(Cell(layer, position))[cache.split.train].astype(np.float32, copy=False)
 
 
 def textbook_step(case: Case, lr: float) -> Step:
-    sae = seeded_sae(case.input_dim, case.latent_dim, case.k, 0, 0, 0)
+    sae = seeded_sae(case.input_dim, SaeKey(Cell(0, 0), case.latent_dim, case.k), seed=0)
     optimizer = torch.optim.Adam(sae.parameters(), lr=lr)
 
     def step(batch: Tensor) -> None:
@@ -157,8 +158,8 @@ def textbook_step(case: Case, lr: float) -> Step:
 def seconds_per_epoch(job: Job, x: Tensor, config: TrainConfig, backend: str) -> tuple[float, TopKSAE]:
     """The time, and the SAE as it is then: trained by `stack` and by `ours`."""
     method, case = job
-    sae = seeded_sae(case.input_dim, case.latent_dim, case.k, 0, 0, 0)
-    orders = partial(epoch_orders, len(x), config.epochs, 0, 0, 0)
+    sae = seeded_sae(case.input_dim, SaeKey(Cell(0, 0), case.latent_dim, case.k), seed=0)
+    orders = partial(epoch_orders, len(x), config.epochs, 0, Cell(0, 0))
     if method == "textbook":
         step = textbook_step(case, config.lr)
     elif method in PEERS:

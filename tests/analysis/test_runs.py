@@ -10,9 +10,10 @@ import pytest
 import analyze_all_layers
 import visualize_all_layers
 from tests.helpers.grids import write_baselines, write_grid, write_seed
-from thought_saes.analysis.grid import baselines_path, metrics_path
+from thought_saes.activations.cell import Cell
 from thought_saes.analysis.runs import load_replicates, shown
 from thought_saes.common.command_line import InputError
+from thought_saes.results.names import baselines_path, metrics_path
 
 AXES = ((0, 1), (0, 1), (64, 128), (4, 8))
 Call = Callable[..., tuple[int, str, str]]
@@ -78,8 +79,10 @@ def test_folders_trained_otherwise_are_refused_with_the_difference(
     folders: list[Path], name: str, value: object
 ) -> None:
     for latent_dim in (64, 128):
-        baselines_path(folders[1], 0, 1).unlink(missing_ok=True)  # of the activations that this cell had
-        edit(metrics_path(folders[1], 0, 1, latent_dim), lambda content: content["metadata"].update({name: value}))
+        baselines_path(folders[1], Cell(1, 0)).unlink(missing_ok=True)  # of the activations that this cell had
+        edit(
+            metrics_path(folders[1], Cell(1, 0), latent_dim), lambda content: content["metadata"].update({name: value})
+        )
     with pytest.raises(InputError, match=rf"at layer 1, position 0 {name} is {value} in .*seed1 and .* in .*seed0"):
         load_replicates(folders)
 
@@ -93,7 +96,7 @@ def test_a_folder_that_records_no_seed_is_refused_as_a_replicate_but_not_alone(t
 
 
 def test_a_folder_of_several_seeds_is_refused(folders: list[Path]) -> None:
-    edit(metrics_path(folders[0], 0, 0, 64), lambda content: content["metadata"].update(seed=7))
+    edit(metrics_path(folders[0], Cell(0, 0), 64), lambda content: content["metadata"].update(seed=7))
     with pytest.raises(InputError, match=r"are of several seeds \(0, 7\): keep each seed in a folder of its own"):
         load_replicates(folders[:1])
 
@@ -129,14 +132,14 @@ def test_a_k_that_the_baselines_lack_is_absent_not_zero(folders: list[Path]) -> 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"metadata": {}}', '{"metadata": {}, "mean": 3}'])
 def test_a_damaged_baselines_file_is_refused_in_one_line(folders: list[Path], call: Call, content: str) -> None:
-    baselines_path(folders[0], 0, 0).write_text(content)
+    baselines_path(folders[0], Cell(0, 0)).write_text(content)
     code, output, error = call(analyze_all_layers.main, "--results", folders[0])
     assert (code, output, error.count("\n")) == (2, "", 1)
     assert "baselines" in error
 
 
 def test_baselines_of_other_activations_are_refused(folders: list[Path]) -> None:
-    edit(baselines_path(folders[0], 0, 0), lambda content: content["metadata"].update(activations="other"))
+    edit(baselines_path(folders[0], Cell(0, 0)), lambda content: content["metadata"].update(activations="other"))
     with pytest.raises(InputError, match=r"baselines_pos0_layer0.json is of other activations \(other\)"):
         load_replicates(folders[:1])
 

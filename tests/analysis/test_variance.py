@@ -9,8 +9,8 @@ import pytest
 from statsmodels.formula.api import ols  # type: ignore[import-untyped]
 from statsmodels.stats.anova import anova_lm  # type: ignore[import-untyped]
 
-from thought_saes.analysis.grid import AXES
 from thought_saes.analysis.variance import CROSS, ERROR, HIGHER, HIGHER_AND_SEED, decompose
+from thought_saes.results.names import AXES
 
 # Layer x position means 1, 3, 5, 11; two seeds half a unit below and above.
 MEANS = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): 5.0, (1, 1): 11.0}

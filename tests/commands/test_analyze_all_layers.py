@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 import analyze_all_layers
 from analyze_all_layers import analyse, main, plain
-from thought_saes.analysis.grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid, metrics_path, plan_path
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid
 from thought_saes.analysis.study import DEATH, EV, make_study
 from thought_saes.common.command_line import InputError
 from thought_saes.reporting.terminal import best_effect, describe, section
+from thought_saes.results.names import metrics_path, plan_path
 
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 Call = Callable[..., tuple[int, str, str]]
@@ -40,7 +42,7 @@ def write_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: An
             "metadata": {"position": position, "layer": layer} | sizes | metadata,
             "results": {str(latent_dim): by_k},
         }
-        metrics_path(results, position, layer, latent_dim).write_text(json.dumps(content))
+        metrics_path(results, Cell(layer, position), latent_dim).write_text(json.dumps(content))
     return results
 
 
@@ -223,7 +225,7 @@ def test_rows_with_keys_of_later_versions_are_read_and_kept_whole(tmp_path: Path
 
 def test_rows_that_hold_nothing_but_the_explained_variance_are_read(tmp_path: Path) -> None:
     content = {"metadata": {"position": 0, "layer": 0}, "results": {"1024": {"20": {EV: 0.9}}}}
-    metrics_path(tmp_path, 0, 0, 1024).write_text(json.dumps(content))
+    metrics_path(tmp_path, Cell(0, 0), 1024).write_text(json.dumps(content))
     grid = load_grid(tmp_path)
     summary = analysed(grid, 20, 1024)
     assert summary["best_configs"]["lowest_death"] is None
@@ -234,7 +236,7 @@ def test_rows_that_hold_nothing_but_the_explained_variance_are_read(tmp_path: Pa
 def test_an_incomplete_grid_is_refused_with_what_is_missing_and_nothing_is_written(
     hand_worked: Path, call: Call
 ) -> None:
-    metrics_path(hand_worked, 1, 0, 1024).unlink()
+    metrics_path(hand_worked, Cell(0, 1), 1024).unlink()
     code, output, error = call(main, "--results", hand_worked)
     assert (code, output) == (2, "")
     assert error.count("\n") == 1
@@ -244,7 +246,7 @@ def test_an_incomplete_grid_is_refused_with_what_is_missing_and_nothing_is_writt
 
 
 def test_with_allow_partial_missing_saes_are_counted_named_and_null(hand_worked: Path, call: Call) -> None:
-    metrics_path(hand_worked, 1, 0, 1024).unlink()
+    metrics_path(hand_worked, Cell(0, 1), 1024).unlink()
     code, output, _ = call(main, "--results", hand_worked, "--allow_partial")
     summary = strict(hand_worked / "analysis_summary.json")
     assert code == 0
@@ -309,7 +311,7 @@ def test_a_slice_that_the_grid_cannot_have_is_refused(
 def test_a_damaged_metrics_file_is_refused_in_one_line(
     hand_worked: Path, call: Call, content: str, message: str
 ) -> None:
-    metrics_path(hand_worked, 0, 0, 1024).write_text(content)
+    metrics_path(hand_worked, Cell(0, 0), 1024).write_text(content)
     code, output, error = call(main, "--results", hand_worked)
     assert (code, output) == (2, "")
     assert error.count("\n") == 1
@@ -317,7 +319,7 @@ def test_a_damaged_metrics_file_is_refused_in_one_line(
 
 
 def test_a_copy_of_a_metrics_file_under_another_name_is_refused(hand_worked: Path) -> None:
-    metrics_path(hand_worked, 7, 7, 1024).write_bytes(metrics_path(hand_worked, 0, 0, 1024).read_bytes())
+    metrics_path(hand_worked, Cell(7, 7), 1024).write_bytes(metrics_path(hand_worked, Cell(0, 0), 1024).read_bytes())
     with pytest.raises(InputError, match=r"two metrics files in .* hold the SAE of layer 0, position 0"):
         load_grid(hand_worked)
 

@@ -36,6 +36,7 @@ from tests.helpers.codi_checkpoints import (
     write_plain,
 )
 from thought_saes.activations.cache import ActivationCache
+from thought_saes.activations.cell import Cell
 from thought_saes.common import estimates
 from thought_saes.common.command_line import InputError
 from thought_saes.common.files import only_writer
@@ -140,7 +141,7 @@ def test_the_cache_holds_the_states_of_each_question_in_data_set_order(
         reference = rollout(codi.live.codi, codi.live.prj, tokens, 6)
         for layer, position in cache.cells:
             expected = reference[position, layer].numpy()
-            assert np.linalg.norm(cache.cell(layer, position)[row] - expected) < 1e-4 * np.linalg.norm(expected)
+            assert np.linalg.norm(cache.cell(Cell(layer, position))[row] - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_the_split_is_that_of_the_experiment(extract: Call, tmp_path: Path) -> None:
@@ -181,8 +182,8 @@ def test_batch_sizes_agree(extract: Call, tmp_path: Path) -> None:
         assert extract("--batch-size", size, "--activations", tmp_path / str(size))[0] == 0
     one, five = (ActivationCache(tmp_path / str(size)) for size in (1, 5))
     for cell in one.cells:
-        difference = np.linalg.norm(one.cell(*cell) - five.cell(*cell), axis=1)
-        assert (difference < 1e-4 * np.linalg.norm(one.cell(*cell), axis=1)).all()
+        difference = np.linalg.norm(one.cell(cell) - five.cell(cell), axis=1)
+        assert (difference < 1e-4 * np.linalg.norm(one.cell(cell), axis=1)).all()
 
 
 def test_float16_is_the_rounded_float32(extract: Call, tmp_path: Path) -> None:
@@ -190,8 +191,8 @@ def test_float16_is_the_rounded_float32(extract: Call, tmp_path: Path) -> None:
         assert extract("--dtype", dtype, "--activations", tmp_path / dtype)[0] == 0
     full, half = (ActivationCache(tmp_path / dtype) for dtype in ("float32", "float16"))
     for cell in full.cells:
-        assert half.cell(*cell).dtype == np.float16
-        assert np.array_equal(half.cell(*cell), full.cell(*cell).astype(np.float16))
+        assert half.cell(cell).dtype == np.float16
+        assert np.array_equal(half.cell(cell), full.cell(cell).astype(np.float16))
 
 
 def test_a_stopped_run_goes_on_where_it_was_and_ends_with_the_same_files(
@@ -583,7 +584,7 @@ def test_bfloat16_weights_give_a_cache_of_their_own(extract: Call, tmp_path: Pat
     assert json.loads((tmp_path / "activations/metadata.json").read_text())["model_dtype"] == "bfloat16"
     assert extract("--activations", tmp_path / "full")[0] == 0
     assert_refused(extract("--model-dtype", "bfloat16", "--activations", tmp_path / "full"), "model_dtype: None there")
-    full, half = (ActivationCache(tmp_path / name).cell(1, 2) for name in ("full", "activations"))
+    full, half = (ActivationCache(tmp_path / name).cell(Cell(1, 2)) for name in ("full", "activations"))
     assert 0 < np.abs(half - full).max() < 0.5 * np.abs(full).max()
 
 
@@ -638,7 +639,7 @@ def test_an_eos_appending_tokenizer_changes_nothing(call: Call, tmp_path: Path, 
         assert call(extract_activations.main, *words)[0] == 0
     with_eos, without = (ActivationCache(tmp_path / name) for name in ("with", "without"))
     for cell in without.cells:
-        assert np.array_equal(with_eos.cell(*cell), without.cell(*cell))
+        assert np.array_equal(with_eos.cell(cell), without.cell(cell))
 
 
 def test_every_setting_is_a_flag_with_help(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

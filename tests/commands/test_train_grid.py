@@ -17,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train_grid
 from tests.helpers.results import assert_close, assert_same_results, correlated_rows, weights
 from thought_saes.activations.cache import ActivationCache, split_rows
-from thought_saes.analysis.grid import baselines_path, checkpoint_path, load_grid, metrics_path
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.grid import load_grid
 from thought_saes.common import estimates
+from thought_saes.results.names import SaeKey, baselines_path, checkpoint_path, metrics_path
 from thought_saes.saes.topk_sae import TopKSAE, evaluate
 from thought_saes.training import forecast
 from thought_saes.training import run as training
@@ -48,8 +50,8 @@ def train_on(x: Tensor, saes: list[TopKSAE], orders: Iterator[np.ndarray], batch
 
 
 def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[TopKSAE]:
-    saes = [seeded_sae(x.shape[1], 32, k, seed, layer=1, position=2) for k in ks]
-    trained = train_on(x, saes, epoch_orders(len(x), epochs, seed, 1, 2), batch_size=64)
+    saes = [seeded_sae(x.shape[1], SaeKey(Cell(1, 2), 32, k), seed) for k in ks]
+    trained = train_on(x, saes, epoch_orders(len(x), epochs, seed, Cell(1, 2)), batch_size=64)
     assert all(outcome.finite for outcome in trained)
     return saes
 
@@ -57,9 +59,9 @@ def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[TopK
 def test_a_stack_comes_out_as_the_textbook_loop_does() -> None:
     x = torch.from_numpy(correlated_rows(300, 20))  # 64 does not divide 300: the last batch is short
     for sae, k in zip(train([2, 5, 9], x), [2, 5, 9], strict=True):
-        plain = seeded_sae(20, 32, k, seed=0, layer=1, position=2)
+        plain = seeded_sae(20, SaeKey(Cell(1, 2), 32, k), 0)
         start = weights(plain)
-        textbook(plain, x, list(epoch_orders(300, 2, 0, 1, 2)), 64, 1e-3)
+        textbook(plain, x, list(epoch_orders(300, 2, 0, Cell(1, 2))), 64, 1e-3)
         assert torch.allclose(weights(sae), weights(plain), atol=2e-6)
         assert not torch.allclose(weights(sae), start, atol=1e-3)
 
@@ -75,8 +77,8 @@ def test_trained_together_equals_trained_alone() -> None:
 def train_two_cells(epochs: int = 2, batch_size: int = 64) -> tuple[list[TopKSAE], list[list[np.ndarray]], Tensor]:
     """A stack with k 5 and 2 in one cell and 9 and 5 in another; the orders of both, and their rows."""
     x = torch.from_numpy(np.stack([correlated_rows(200, 20, seed=seed) for seed in (0, 1)]))
-    orders = [list(epoch_orders(200, epochs, 0, 1, position)) for position in (0, 1)]
-    saes = [seeded_sae(20, 32, k, 0, 1, position) for k, position in ((5, 0), (2, 0), (9, 1), (5, 1))]
+    orders = [list(epoch_orders(200, epochs, 0, Cell(1, position))) for position in (0, 1)]
+    saes = [seeded_sae(20, SaeKey(Cell(1, position), 32, k), 0) for k, position in ((5, 0), (2, 0), (9, 1), (5, 1))]
     trained = train_stack(saes, [0, 0, 1, 1], x, map(np.stack, zip(*orders, strict=True)), batch_size, 1e-3)
     assert all(outcome.finite for outcome in trained)
     return saes, orders, x
@@ -85,10 +87,10 @@ def train_two_cells(epochs: int = 2, batch_size: int = 64) -> tuple[list[TopKSAE
 def test_trained_with_the_saes_of_another_cell_equals_trained_alone() -> None:
     together, orders, x = train_two_cells()
     for sae, position in zip(together, (0, 0, 1, 1), strict=True):
-        alone = seeded_sae(20, 32, sae.k, 0, 1, position)
+        alone = seeded_sae(20, SaeKey(Cell(1, position), 32, sae.k), 0)
         train_on(x[position], [alone], iter(orders[position]), batch_size=64)
         assert torch.allclose(weights(sae), weights(alone), atol=1e-6)
-    on_the_other = seeded_sae(20, 32, 5, 0, 1, 0)
+    on_the_other = seeded_sae(20, SaeKey(Cell(1, 0), 32, 5), 0)
     train_on(x[1], [on_the_other], iter(orders[1]), batch_size=64)
     assert not torch.allclose(weights(together[0]), weights(on_the_other), atol=1e-3)
 
@@ -134,8 +136,8 @@ def test_explained_variance_and_death_agree_with_the_textbook_within_the_spread_
     x_train, x_validation = x[split.train], x[split.validation]
     ours, plain = [], []
     for seed in range(4):
-        sae = seeded_sae(24, 64, 3, seed, 0, 0)
-        train_on(x_train, [sae], epoch_orders(len(x_train), 12, seed, 0, 0), batch_size=64)
+        sae = seeded_sae(24, SaeKey(Cell(0, 0), 64, 3), seed)
+        train_on(x_train, [sae], epoch_orders(len(x_train), 12, seed, Cell(0, 0)), batch_size=64)
         ours.append(evaluate(sae, x_train, x_validation))
         torch.manual_seed(100 + seed)  # a start and batches of its own
         sae = TopKSAE(24, 64, 3)
@@ -149,13 +151,13 @@ def test_explained_variance_and_death_agree_with_the_textbook_within_the_spread_
 
 def test_an_sae_whose_loss_is_not_finite_spoils_none_beside_it() -> None:
     x = torch.from_numpy(correlated_rows(100, 8))
-    saes = [seeded_sae(8, 16, k, 0, 0, 0) for k in (2, 3)]
+    saes = [seeded_sae(8, SaeKey(Cell(0, 0), 16, k), 0) for k in (2, 3)]
     with torch.no_grad():
         saes[0].encoder.bias[0] = torch.inf
-    trained = train_on(x, saes, epoch_orders(100, 2, 0, 0, 0), batch_size=32)
+    trained = train_on(x, saes, epoch_orders(100, 2, 0, Cell(0, 0)), batch_size=32)
     assert [outcome.finite for outcome in trained] == [False, True]
-    alone = seeded_sae(8, 16, 3, 0, 0, 0)
-    train_on(x, [alone], epoch_orders(100, 2, 0, 0, 0), batch_size=32)
+    alone = seeded_sae(8, SaeKey(Cell(0, 0), 16, 3), 0)
+    train_on(x, [alone], epoch_orders(100, 2, 0, Cell(0, 0)), batch_size=32)
     assert torch.allclose(weights(saes[1]), weights(alone), atol=1e-6)
 
 
@@ -186,12 +188,12 @@ def test_the_files_have_the_names_keys_and_values_of_the_experiment(
         *(f"grid_metrics_pos1_layer2_latent{latent_dim}.json" for latent_dim in (16, 24)),
         "baselines_pos1_layer2.json",
     }
-    content = json.loads(metrics_path(results, 1, 2, 24).read_text())
+    content = json.loads(metrics_path(results, Cell(2, 1), 24).read_text())
     expected = {"position": 1, "layer": 2, "n_train": 96, "n_val": 24, "input_dim": 12, "epochs": 3, "batch_size": 32}
     assert expected.items() <= content["metadata"].items()
     assert list(content["results"]) == ["24"]
     assert list(content["results"]["24"]) == ["2", "4"]
-    sae = TopKSAE.load(checkpoint_path(results, 1, 2, 24, 4))
+    sae = TopKSAE.load(checkpoint_path(results, SaeKey(Cell(2, 1), 24, 4)))
     assert sae.metrics == content["results"]["24"]["4"]
     assert {"input_dim": 12, "latent_dim": 24, "k": 4, "position": 1, "layer": 2}.items() <= sae.config.items()
     x = torch.from_numpy(np.load(activations / "pos1_layer2.npy"))
@@ -216,10 +218,10 @@ def test_a_second_run_trains_nothing_and_a_wider_one_only_what_is_new(
     code, out, _ = run_small(call, activations, tmp_path / "results", "--k-values", 2, 4, 4)
     assert (code, trained) == (0, [])
     assert "4 SAEs are already done" in out
-    before = json.loads(metrics_path(tmp_path / "results", 1, 2, 16).read_text())["results"]["16"]
+    before = json.loads(metrics_path(tmp_path / "results", Cell(2, 1), 16).read_text())["results"]["16"]
     assert run_small(call, activations, tmp_path / "results", "--k_values", 2, 3, 4)[0] == 0
     assert trained == [(24, 3), (16, 3)]
-    after = json.loads(metrics_path(tmp_path / "results", 1, 2, 16).read_text())["results"]["16"]
+    after = json.loads(metrics_path(tmp_path / "results", Cell(2, 1), 16).read_text())["results"]["16"]
     assert list(after) == ["2", "3", "4"]
     assert {k: after[k] for k in ("2", "4")} == before
 
@@ -231,7 +233,7 @@ def test_what_is_damaged_is_trained_again_to_the_same_files(
     run_small(call, activations, tmp_path / "whole")
     results = tmp_path / "results"
     run_small(call, activations, results)
-    checkpoint, metrics = checkpoint_path(results, 1, 2, 24, 4), metrics_path(results, 1, 2, 24)
+    checkpoint, metrics = checkpoint_path(results, SaeKey(Cell(2, 1), 24, 4)), metrics_path(results, Cell(2, 1), 24)
     content = bytearray(checkpoint.read_bytes())
     if harm == "truncated":
         checkpoint.write_bytes(content[:-100])
@@ -269,7 +271,7 @@ def test_other_settings_stop_the_run_with_the_difference_and_the_way_out(
     assert "--overwrite" in err
     assert {path: path.read_bytes() for path in results.glob("[!.]*")} == before
     assert run_small(call, activations, results, flag, value, "--overwrite")[0] == 0
-    metadata = json.loads(metrics_path(results, 1, 2, 24).read_text())["metadata"]
+    metadata = json.loads(metrics_path(results, Cell(2, 1), 24).read_text())["metadata"]
     assert metadata[flag.strip("-")] == value
 
 
@@ -278,7 +280,7 @@ def test_baselines_that_are_lacking_are_measured_and_no_sae_trained_again(
 ) -> None:
     results = tmp_path / "results"
     run_small(call, activations, results)
-    path = baselines_path(results, 1, 2)
+    path = baselines_path(results, Cell(2, 1))
     whole = path.read_text()
     assert list(json.loads(whole)["untrained"]["24"]) == ["2", "4"]
     path.write_text(whole[:50])
@@ -294,7 +296,7 @@ def test_without_checkpoints_the_metrics_are_the_same_and_a_second_run_trains_no
     results = tmp_path / "results"
     assert run_small(call, activations, results, "--no-checkpoints")[0] == 0
     assert not list(results.glob("*.pt"))
-    content, whole = (json.loads(metrics_path(f, 1, 2, 24).read_text()) for f in (results, tmp_path / "whole"))
+    content, whole = (json.loads(metrics_path(f, Cell(2, 1), 24).read_text()) for f in (results, tmp_path / "whole"))
     assert content["metadata"].pop("without_checkpoint") == [2, 4]
     assert_close(content, whole)
     assert len(load_grid(results).table) == 4
@@ -312,7 +314,7 @@ def test_checkpoints_that_were_not_kept_are_trained_when_they_are_wanted(
     run_small(call, activations, results)
     run_small(call, activations, results, "--no-checkpoints", "--k-values", 2, 4, 6)
     assert len(list(results.glob("*.pt"))) == 4  # those of the first run stay
-    assert json.loads(metrics_path(results, 1, 2, 16).read_text())["metadata"]["without_checkpoint"] == [6]
+    assert json.loads(metrics_path(results, Cell(2, 1), 16).read_text())["metadata"]["without_checkpoint"] == [6]
     code, out, _ = run_small(call, activations, results, "--k-values", 2, 4, 6)
     assert code == 0
     assert "2 SAEs have metrics and, by --no-checkpoints, no checkpoint: they are trained again" in out
@@ -367,7 +369,7 @@ def test_the_time_of_a_training_is_foretold_from_its_first_epochs(
 ) -> None:
     config = TrainConfig(k_values=(2, 4), epochs=40, batch_size=32, activations=activations, results=tmp_path / "none")
     cache = ActivationCache(activations)
-    tasks, _ = plan_tasks(config, cache, [(0, 0), (0, 1)], (24, 16))
+    tasks, _ = plan_tasks(config, cache, [Cell(0, 0), Cell(0, 1)], (24, 16))
     epochs: list[int] = []
     original = training.train_saes
 
@@ -395,7 +397,7 @@ def test_other_activations_are_other_settings(call: Call, activations: Path, tmp
 def test_metrics_of_the_original_are_not_taken_for_ours(call: Call, activations: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     run_small(call, activations, results)
-    path = metrics_path(results, 1, 2, 24)
+    path = metrics_path(results, Cell(2, 1), 24)
     content = json.loads(path.read_text())
     for key in ("lr", "seed", "activations"):
         del content["metadata"][key]
@@ -476,7 +478,10 @@ def test_a_float16_cell_trains_in_float32(call: Call, activations: Path, tmp_pat
     for path in activations.glob("*.npy"):
         np.save(path, np.load(path).astype(np.float16))
     assert run_small(call, activations, tmp_path / "results")[0] == 0
-    assert TopKSAE.load(checkpoint_path(tmp_path / "results", 1, 2, 24, 4)).encoder.weight.dtype == torch.float32
+    assert (
+        TopKSAE.load(checkpoint_path(tmp_path / "results", SaeKey(Cell(2, 1), 24, 4))).encoder.weight.dtype
+        == torch.float32
+    )
 
 
 def test_without_numba_training_is_in_plain_pytorch_and_says_so(
@@ -486,22 +491,21 @@ def test_without_numba_training_is_in_plain_pytorch_and_says_so(
     code, _, err = run_small(call, activations, tmp_path / "results")
     assert code == 0
     assert "training in plain PyTorch" in err.splitlines()[0]
-    metadata = json.loads(metrics_path(tmp_path / "results", 1, 2, 24).read_text())["metadata"]
+    metadata = json.loads(metrics_path(tmp_path / "results", Cell(2, 1), 24).read_text())["metadata"]
     assert metadata["backend"] == "torch"
     code, _, err = run_small(call, activations, tmp_path / "other", "--backend", "fused")
     assert (code, len(err.splitlines())) == (2, 1)
 
 
 def test_the_start_of_an_sae_depends_on_what_it_is() -> None:
-    start = weights(seeded_sae(8, 16, 2, seed=0, layer=1, position=2))
-    assert torch.equal(start, weights(seeded_sae(8, 16, 2, seed=0, layer=1, position=2)))
-    for other in ({"seed": 1}, {"layer": 2}, {"position": 1}, {"k": 3}):
-        arguments = {"k": 2, "seed": 0, "layer": 1, "position": 2} | other
-        assert not torch.equal(start, weights(seeded_sae(8, 16, **arguments)))
+    start = weights(seeded_sae(8, SaeKey(Cell(1, 2), 16, 2), 0))
+    assert torch.equal(start, weights(seeded_sae(8, SaeKey(Cell(1, 2), 16, 2), 0)))
+    for cell, k, seed in ((Cell(1, 2), 2, 1), (Cell(2, 2), 2, 0), (Cell(1, 1), 2, 0), (Cell(1, 2), 3, 0)):
+        assert not torch.equal(start, weights(seeded_sae(8, SaeKey(cell, 16, k), seed)))
 
 
 def test_an_epoch_shows_every_row_once_and_the_next_in_another_order() -> None:
-    first, second = epoch_orders(50, 2, seed=0, layer=1, position=2)
+    first, second = epoch_orders(50, 2, 0, Cell(1, 2))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first.tolist() != second.tolist()
 

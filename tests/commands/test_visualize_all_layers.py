@@ -19,7 +19,8 @@ from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 
 import visualize_all_layers
-from thought_saes.analysis.grid import PUBLISHED_METRICS, choose_slice, load_grid, metrics_path
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.grid import PUBLISHED_METRICS, choose_slice, load_grid
 from thought_saes.analysis.study import make_study
 from thought_saes.figures import heatmaps
 from thought_saes.figures.heatmaps import (
@@ -31,6 +32,7 @@ from thought_saes.figures.heatmaps import (
     cell_text,
     color_scale,
 )
+from thought_saes.results.names import metrics_path
 from visualize_all_layers import figures, main
 
 Call = Callable[..., tuple[int, str, str]]
@@ -55,7 +57,7 @@ def write_grid(results: Path, axes: Iterable[Iterable[int]], **metadata: Any) ->
             "metadata": {"position": position, "layer": layer} | metadata,
             "results": {str(latent_dim): by_k},
         }
-        metrics_path(results, position, layer, latent_dim).write_text(json.dumps(content))
+        metrics_path(results, Cell(layer, position), latent_dim).write_text(json.dumps(content))
     return results
 
 
@@ -173,7 +175,7 @@ def test_absent_cells_are_hatched_unannotated_and_named_in_the_legend(tmp_path: 
     results = write_grid(tmp_path, ((0, 1), (0, 1), (1024,), (20,)))
     whole = drawn(results)["layer_position_explained_variance.png"]
     assert "absent" not in texts(whole)
-    metrics_path(results, 1, 0, 1024).unlink()
+    metrics_path(results, Cell(0, 1), 1024).unlink()
     figure = drawn(results, allow_partial=True)["layer_position_explained_variance.png"]
     axes = figure.axes[0]
     cells = axes.collections[0].get_array()
@@ -187,7 +189,7 @@ def test_absent_cells_are_hatched_unannotated_and_named_in_the_legend(tmp_path: 
 
 def test_a_metric_that_no_file_holds_is_drawn_all_hatched(tmp_path: Path) -> None:
     content = {"metadata": {"position": 0, "layer": 0}, "results": {"1024": {"20": {"explained_variance": 0.9}}}}
-    metrics_path(tmp_path, 0, 0, 1024).write_text(json.dumps(content))
+    metrics_path(tmp_path, Cell(0, 0), 1024).write_text(json.dumps(content))
     assert "absent: no value for 1 of 1 SAEs" in texts(drawn(tmp_path)["layer_position_mean_activation.png"])
 
 
@@ -269,7 +271,7 @@ def test_nothing_on_a_figure_is_cut_off(tmp_path: Path, axes: tuple[Iterable[int
 
 def test_an_incomplete_grid_is_refused_in_one_line_and_nothing_is_drawn(tmp_path: Path, call: Call) -> None:
     results = write_grid(tmp_path, ((0, 1), (0, 1), (1024,), (20,)))
-    metrics_path(results, 1, 0, 1024).unlink()
+    metrics_path(results, Cell(0, 1), 1024).unlink()
     code, output, error = call(main, "--results", results)
     assert (code, output) == (2, "")
     assert error.count("\n") == 1

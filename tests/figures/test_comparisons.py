@@ -8,11 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tests.helpers.grids import write_seed
-from thought_saes.analysis.grid import choose_slice, metrics_path
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.grid import choose_slice
 from thought_saes.analysis.runs import load_replicates
 from thought_saes.analysis.study import make_study
 from thought_saes.figures.comparisons import COMPARISONS
 from thought_saes.figures.heatmaps import PAGE_WIDTH
+from thought_saes.results.names import metrics_path
 from visualize_all_layers import FLOOR_FIGURE, FVU_FIGURE, figures, main
 
 AXES = ((0, 3, 7), (0, 1), (64, 128), (4, 8))
@@ -117,6 +119,6 @@ def test_without_baselines_their_figures_are_left_out_and_said(tmp_path: Path, c
 
 
 def test_an_incomplete_grid_is_drawn(folders: list[Path]) -> None:
-    metrics_path(folders[0], 0, 3, 64).unlink()
-    metrics_path(folders[1], 0, 3, 64).unlink()
+    metrics_path(folders[0], Cell(3, 0), 64).unlink()
+    metrics_path(folders[1], Cell(3, 0), 64).unlink()
     assert len(drawn(*folders, allow_partial=True)) == 13

@@ -8,7 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from thought_saes.analysis.grid import ADDED_METRICS, PUBLISHED_METRICS, baselines_path, metrics_path
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.grid import ADDED_METRICS, PUBLISHED_METRICS
+from thought_saes.results.names import baselines_path, metrics_path
 
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 
@@ -30,7 +32,7 @@ def write_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: An
             | metadata,
             "results": {str(latent_dim): by_k},
         }
-        metrics_path(results, position, layer, latent_dim).write_text(json.dumps(content))
+        metrics_path(results, Cell(layer, position), latent_dim).write_text(json.dumps(content))
     return results
 
 
@@ -57,7 +59,7 @@ def write_baselines(
             "effective_rank": 5.0,
             "mean_norm": 7.0,
         }
-        baselines_path(results, position, layer).write_text(json.dumps(content))
+        baselines_path(results, Cell(layer, position)).write_text(json.dumps(content))
 
 
 def write_seed(

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from tests.helpers.results import correlated_rows
+from thought_saes.activations.cell import Cell
+from thought_saes.results.names import SaeKey
 from thought_saes.saes.baselines import measure_baselines
 from thought_saes.training.run import seeded_sae
 
@@ -16,7 +18,7 @@ def fvu(x: np.ndarray, x_hat: np.ndarray) -> float:
 def test_the_baselines_equal_their_definitions_in_numpy() -> None:
     rows = correlated_rows(3000, 12)  # more than one chunk
     train, validation = rows[:2400], rows[2400:]
-    saes = [seeded_sae(12, latent_dim, k, 0, 1, 2) for latent_dim in (16, 24) for k in (2, 5)]
+    saes = [seeded_sae(12, SaeKey(Cell(1, 2), latent_dim, k), 0) for latent_dim in (16, 24) for k in (2, 5)]
     found = measure_baselines(torch.from_numpy(train), torch.from_numpy(validation), (2, 5), saes)
     x_train, x = train.astype(float), validation.astype(float)
     mean = x_train.mean(0)

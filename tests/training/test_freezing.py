@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.results import correlated_rows
+from thought_saes.activations.cell import Cell
+from thought_saes.results.names import SaeKey
 from thought_saes.training import freezing as frozen_features
 from thought_saes.training.freezing import LEVELS, WORTH, Frozen, LiveEpochs, bounds_hold, groups, level, steps_to_rest
 from thought_saes.training.run import epoch_orders, seeded_sae
@@ -21,10 +23,12 @@ def train(run_epoch: EpochRunner, n_epochs: int = 40) -> tuple[Stack, list[Epoch
     """A stack of four SAEs of two cells, and what each epoch was like."""
     x = torch.from_numpy(np.stack([correlated_rows(300, 20, seed=seed) for seed in (0, 1)]))
     cells = [0, 1, 1, 0]
-    saes = [seeded_sae(20, LATENT_DIM, k, 0, 1, cell) for k, cell in zip((2, 2, 4, 30), cells, strict=True)]
+    saes = [
+        seeded_sae(20, SaeKey(Cell(1, cell), LATENT_DIM, k), 0) for k, cell in zip((2, 2, 4, 30), cells, strict=True)
+    ]
     stack = make_stack(saes, cells, x.device)
     epochs = []
-    orders = (epoch_orders(300, n_epochs, 0, 1, cell) for cell in (0, 1))
+    orders = (epoch_orders(300, n_epochs, 0, Cell(1, cell)) for cell in (0, 1))
     for number, order in enumerate(zip(*orders, strict=True)):
         order_of_each = torch.from_numpy(np.stack(order))[stack.cell]
         epoch = run_epoch(stack, x, order_of_each, BATCH, LR, number * math.ceil(300 / BATCH))

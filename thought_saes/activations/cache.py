@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.common.command_line import InputError, Selection, compact
 from thought_saes.common.files import read_json, write_bytes, write_json
 
@@ -42,10 +43,6 @@ def split_rows(n_examples: int) -> Split:
     permutation = np.random.RandomState(SPLIT_SEED).permutation(n_examples)
     n_validation = n_examples - int(TRAIN_SIZE * n_examples)
     return Split(train=permutation[n_validation:], validation=permutation[:n_validation])
-
-
-def cell_path(folder: Path, position: int, layer: int) -> Path:
-    return folder / f"pos{position}_layer{layer}.npy"
 
 
 def array_header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
@@ -75,12 +72,12 @@ class ActivationCache:
                     "run the same extract_activations.py command again to go on"
                 )
         names = (re.fullmatch(r"pos(\d+)_layer(\d+)\.npy", path.name) for path in folder.iterdir())
-        self.cells = sorted((int(name[2]), int(name[1])) for name in names if name)  # (layer, position)
+        self.cells = sorted(Cell(layer=int(name[2]), position=int(name[1])) for name in names if name)
         if not self.cells:
             raise InputError(f"no activations in {folder}: no file named pos<p>_layer<l>.npy")
         self.layers = sorted({layer for layer, _ in self.cells})
         self.positions = sorted({position for _, position in self.cells})
-        self.n_examples, self.input_dim = self.cell(*self.cells[0]).shape
+        self.n_examples, self.input_dim = self.cell(self.cells[0]).shape
         if (folder / "split.json").exists():
             rows = read_json(folder / "split.json")
             self.split = Split(np.array(rows["train"], dtype=int), np.array(rows["validation"], dtype=int))
@@ -94,21 +91,20 @@ class ActivationCache:
         """What position 0 is: 'bot token' or 'last question token'."""
         return str(self.metadata.get("position_0", "bot token"))
 
-    def choose(self, layers: Selection, positions: Selection) -> list[tuple[int, int]]:
-        """The cells (layer, position) chosen. Raises InputError if one of them is not there."""
+    def choose(self, layers: Selection, positions: Selection) -> list[Cell]:
+        """The cells chosen. Raises InputError if one of them is not there."""
         chosen = [
-            (layer, position)
+            Cell(layer, position)
             for layer in layers.resolve(self.layers, f"layers in {self.folder}")
             for position in positions.resolve(self.positions, f"positions in {self.folder}")
         ]
         if absent := [cell for cell in chosen if cell not in self.cells]:
-            layer, position = absent[0]
-            raise InputError(f"{len(absent)} cells are absent, first {cell_path(self.folder, position, layer)}")
+            raise InputError(f"{len(absent)} cells are absent, first {cell_path(self.folder, absent[0])}")
         return chosen
 
-    def cell(self, layer: int, position: int) -> np.ndarray:
+    def cell(self, cell: Cell) -> np.ndarray:
         """The (n_examples, input_dim) array of one cell, memory-mapped. Raises InputError if it is damaged."""
-        path = cell_path(self.folder, position, layer)
+        path = cell_path(self.folder, cell)
         try:
             array = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as problem:
@@ -120,12 +116,12 @@ class ActivationCache:
             raise InputError(f"{path} is {array.shape}, other cells are {expected}")
         return array
 
-    def fingerprint(self, layer: int, position: int) -> str:
+    def fingerprint(self, cell: Cell) -> str:
         """A hash of the cell's values and of the split: equal exactly when the same SAE would be trained.
 
         Raises InputError if a value is NaN or infinite, with their number and the rows.
         """
-        array = self.cell(layer, position)
+        array = self.cell(cell)
         digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
         for rows in self.split:
             digest.update(rows.astype("<i8").tobytes())
@@ -141,7 +137,7 @@ class ActivationCache:
         if n_bad:
             where = compact(bad_rows[:10]) + (" …" if len(bad_rows) > 10 else "")
             raise InputError(
-                f"{cell_path(self.folder, position, layer)} holds {n_bad:,} values that are NaN or infinite, "
+                f"{cell_path(self.folder, cell)} holds {n_bad:,} values that are NaN or infinite, "
                 f"in {len(bad_rows):,} rows: {where}"
             )
         return digest.hexdigest()[:16]
@@ -243,7 +239,7 @@ class CacheWriter:
         for position_index, position in enumerate(self.positions):
             for layer_index, layer in enumerate(self.layers):
                 # Not through a memory map: a full disk would then be a bus error, and its pages our memory.
-                with open(cell_path(self.folder, position, layer), "r+b") as file:
+                with open(cell_path(self.folder, Cell(layer, position)), "r+b") as file:
                     for row, vector in zip(rows, values[:, position_index, layer_index], strict=True):
                         file.seek(self.data_offset + row * row_bytes)
                         file.write(vector.tobytes())
@@ -258,7 +254,7 @@ class CacheWriter:
         write_json(self.folder / "metadata.json", self.metadata)
 
     def _paths(self) -> list[Path]:
-        return [cell_path(self.folder, position, layer) for position in self.positions for layer in self.layers]
+        return [cell_path(self.folder, Cell(layer, position)) for position in self.positions for layer in self.layers]
 
     def _file_bytes(self) -> int:
         return self.data_offset + self.shape[0] * self.shape[1] * self.dtype.itemsize

@@ -14,14 +14,8 @@ import pandas as pd
 
 from thought_saes.common.command_line import InputError
 from thought_saes.common.files import read_json
+from thought_saes.results.names import AXES, SLICE_K, SLICE_LATENT_DIM, plan_path
 
-K_VALUES = (5, 10, 20, 100)
-LATENT_DIMS = (512, 1024, 2048)
-# The slice of the grid that single heatmaps and the layer and position effects show.
-SLICE_K = 20
-SLICE_LATENT_DIM = 1024
-
-AXES = ["layer", "position", "latent_dim", "k"]
 PUBLISHED_METRICS = [
     "explained_variance",
     "reconstruction_loss",
@@ -46,29 +40,6 @@ ADDED_METRICS = [
     "firing_rate_mean",
     "firing_rate_median",
 ]
-
-
-def checkpoint_path(results: Path, position: int, layer: int, latent_dim: int, k: int) -> Path:
-    return results / f"pos{position}_layer{layer}_d{latent_dim}_k{k}.pt"
-
-
-def metrics_path(results: Path, position: int, layer: int, latent_dim: int) -> Path:
-    return results / f"grid_metrics_pos{position}_layer{layer}_latent{latent_dim}.json"
-
-
-def baselines_path(results: Path, position: int, layer: int) -> Path:
-    """What predicting the mean, PCA and untrained SAEs score on one cell."""
-    return results / f"baselines_pos{position}_layer{layer}.json"
-
-
-def plan_path(results: Path) -> Path:
-    """What the runs into this folder set out to train: the values of every axis in AXES."""
-    return results / "grid_plan.json"
-
-
-def logs_path(results: Path) -> Path:
-    """The folder of the workers' logs."""
-    return results / "logs"
 
 
 class Grid(NamedTuple):

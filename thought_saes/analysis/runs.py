@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES, Grid, baselines_path, load_grid
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.grid import Grid, load_grid
 from thought_saes.common.command_line import InputError, compact
 from thought_saes.common.files import read_json
+from thought_saes.results.names import AXES, baselines_path
 
 # Replicates differ in the seed and in nothing else that decides what is trained.
 SAME_SETTINGS = ["n_train", "n_val", "input_dim", "epochs", "batch_size", "lr", "activations", "position_0"]
@@ -49,23 +51,23 @@ def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -
     """
     files = {
         cell: path
-        for cell in sorted(set(table[["layer", "position"]].itertuples(index=False, name=None)))
-        if (path := baselines_path(results, position=cell[1], layer=cell[0])).exists()
+        for cell in sorted({Cell(*pair) for pair in table[["layer", "position"]].itertuples(index=False, name=None)})
+        if (path := baselines_path(results, cell)).exists()
     }
     if not files:
         return pd.DataFrame(index=table.index)
-    contents: dict[tuple[int, int], Any] = {cell: read_json(path) for cell, path in files.items()}
-    for (layer, position), content in contents.items():
-        here = metadata[(metadata["layer"] == layer) & (metadata["position"] == position)]
+    contents: dict[Cell, Any] = {cell: read_json(path) for cell, path in files.items()}
+    for cell, content in contents.items():
+        here = metadata[(metadata["layer"] == cell.layer) & (metadata["position"] == cell.position)]
         theirs = content["metadata"].get("activations") if isinstance(content, dict) else None
         if "activations" in here and theirs is not None and not here["activations"].dropna().eq(theirs).all():
             raise InputError(
-                f"{files[layer, position]} is of other activations ({theirs}) than the SAEs "
+                f"{files[cell]} is of other activations ({theirs}) than the SAEs "
                 f"({here['activations'].iloc[0]}): make it anew"
             )
 
     def of_one(sae: Any) -> dict[str, float | None]:
-        content = contents.get((sae.layer, sae.position))
+        content = contents.get(Cell(sae.layer, sae.position))
         if content is None:
             return {}
         scored: dict[str, Mapping[str, float]] = {

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES, Grid, Slice
+from thought_saes.analysis.grid import Grid, Slice
 from thought_saes.analysis.variance import Decomposition, decompose
+from thought_saes.results.names import AXES
 
 EV = "explained_variance"
 DEATH = "feature_death_rate"

@@ -18,8 +18,8 @@ from scipy.stats import f as f_distribution  # type: ignore[import-untyped]
 from statsmodels.formula.api import ols  # type: ignore[import-untyped]
 from statsmodels.stats.anova import anova_lm  # type: ignore[import-untyped]
 
-from thought_saes.analysis.grid import AXES
 from thought_saes.common.text import TIMES
+from thought_saes.results.names import AXES
 
 CROSS = f" {TIMES} "
 ERROR = "seeds (error term)"

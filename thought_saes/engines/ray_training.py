@@ -24,16 +24,16 @@ import torch
 from ray.exceptions import RayError
 from tqdm import tqdm
 
-from thought_saes.activations.cache import ActivationCache, cell_path
-from thought_saes.analysis.grid import logs_path
+from thought_saes.activations.cache import ActivationCache
+from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.common.command_line import InputError
 from thought_saes.engines.outcomes import Outcome, RunReport, attempt
 from thought_saes.engines.ray_cluster import RETRIES, Share, answer, check_fits, takes_gpu, why_died
+from thought_saes.results.names import logs_path
 from thought_saes.training.forecast import cells_that_fit, seconds_to_train
 from thought_saes.training.run import choose_backend
 from thought_saes.training.task import Task, TrainConfig, find_existing, has_baselines
 
-Cell = tuple[int, int]  # (layer, position)
 # Tasks given out for each that can run, so that no worker waits for the main process.
 AHEAD = 2
 # Stacks for each worker, at least where there are so many cells: they end within a stack of each other.
@@ -74,9 +74,9 @@ class CarriedCache(ActivationCache):
         self.__dict__.update(vars(cache))
         self._carried = carried
 
-    def cell(self, layer: int, position: int) -> np.ndarray:
-        carried = self._carried.get((layer, position))
-        return super().cell(layer, position) if carried is None else carried
+    def cell(self, cell: Cell) -> np.ndarray:
+        carried = self._carried.get(cell)
+        return super().cell(cell) if carried is None else carried
 
 
 def train_on_node(
@@ -97,7 +97,7 @@ def train_on_node(
     n_saes = task.n_saes
     if not first:
         task = what_is_left(task, config)
-    unseen = [cell for cell in cells_of(task) if Stamp.of(cell_path(cache.folder, cell[1], cell[0])) != stamps[cell]]
+    unseen = [cell for cell in cells_of(task) if Stamp.of(cell_path(cache.folder, cell)) != stamps[cell]]
     if not carried.keys() >= set(unseen):
         return None
     cache = CarriedCache(cache, {cell: ray.get(carried[cell]) for cell in unseen})
@@ -110,7 +110,7 @@ def train_on_node(
 
 
 def cells_of(task: Task) -> list[Cell]:
-    return [(part.layer, part.position) for part in task.parts]
+    return [part.cell for part in task.parts]
 
 
 @functools.cache
@@ -129,10 +129,10 @@ def what_is_left(task: Task, config: TrainConfig) -> Task:
     """`task` without what another process wrote before it was lost."""
     parts = []
     for part in task.parts:
-        where = (config.results, part.layer, part.position, part.latent_dim)
+        where = (config.results, part.cell, part.latent_dim)
         settings = config.settings(part.fingerprint)
         done = find_existing(*where, part.k_values, settings, config.no_checkpoints).done
-        measured = has_baselines(config, part.layer, part.position, part.fingerprint, part.baselines)
+        measured = has_baselines(config, part.cell, part.fingerprint, part.baselines)
         left = tuple(k for k in part.k_values if k not in done)
         part = part._replace(k_values=left, baselines=() if measured else part.baselines)
         if part.k_values or part.baselines:
@@ -206,14 +206,14 @@ class RayTasks:
         waiting, deaths = deque(tasks), Counter[Task]()
         running: dict[Any, Task] = {}
         tasks_left = Counter(cell for task in tasks for cell in cells_of(task))
-        stamps = {(layer, position): Stamp.of(self._path(layer, position)) for layer, position in tasks_left}
+        stamps = {cell: Stamp.of(cell_path(self._cache.folder, cell)) for cell in tasks_left}
         carry, carried = False, dict[Cell, Any]()
         while waiting or running:
             while waiting and len(running) < self._room():
                 task = waiting.popleft()
                 cells = cells_of(task)
                 if carry:
-                    carried |= {cell: ray.put(self._cache.cell(*cell)) for cell in cells if cell not in carried}
+                    carried |= {cell: ray.put(self._cache.cell(cell)) for cell in cells if cell not in carried}
                 its_own = {cell: carried[cell] for cell in cells if cell in carried}
                 its_stamps = {cell: stamps[cell] for cell in cells}
                 running[remote.remote(task, order_ref, not deaths[task], its_stamps, its_own)] = task
@@ -239,9 +239,6 @@ class RayTasks:
             tasks_left.subtract(cells_of(task))
             carried = {cell: array for cell, array in carried.items() if tasks_left[cell]}
             yield outcome
-
-    def _path(self, layer: int, position: int) -> Path:
-        return cell_path(self._cache.folder, position, layer)
 
     def _room(self) -> int:
         """How many tasks may be given out."""

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES
 from thought_saes.analysis.study import DEATH, ERROR, EV, Study, best, has, over_seeds, rank_correlation
 from thought_saes.analysis.variance import CROSS, Decomposition
 from thought_saes.common.text import GAMMA, TIMES, count, number, of, percent, section, small, table, with_sd
 from thought_saes.reporting.results import matrix_table
+from thought_saes.results.names import AXES
 
 
 def compare_ends(study: Study, effects: pd.DataFrame, axis: str) -> str:

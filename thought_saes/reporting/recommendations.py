@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES
 from thought_saes.analysis.study import DEATH, ERROR, EV, FEW_DEAD, FVU, Study, best, has, not_told_apart
 from thought_saes.analysis.variance import CROSS
 from thought_saes.common.text import number, of, percent, section, table, with_sd
 from thought_saes.reporting.results import matrix_table
+from thought_saes.results.names import AXES
 
 
 def ranking(study: Study, axis: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES, describe_missing, plan_path
+from thought_saes.analysis.grid import describe_missing
 from thought_saes.analysis.study import ERROR, EV, Study, best, better_than_pca, error_metric, has, rank_correlation
 from thought_saes.common.command_line import compact
 from thought_saes.common.files import read_json
@@ -14,6 +14,7 @@ from thought_saes.common.text import TIMES, count, number, of, section, table, w
 from thought_saes.reporting.effects import analysis
 from thought_saes.reporting.recommendations import recommended
 from thought_saes.reporting.results import in_words, results
+from thought_saes.results.names import AXES, plan_path
 
 
 class Origin(NamedTuple):

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from thought_saes.analysis.grid import AXES
 from thought_saes.analysis.study import (
     DEATH,
     ERROR,
@@ -19,6 +18,7 @@ from thought_saes.analysis.study import (
     rank_correlation,
 )
 from thought_saes.common.text import GAMMA, count, number, of, percent, section, table, with_sd
+from thought_saes.results.names import AXES
 
 TOP = 10
 

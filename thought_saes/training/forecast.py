@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.estimates import free_bytes, in_bytes
+from thought_saes.results.names import SaeKey
 from thought_saes.saes.topk_sae import TopKSAE, evaluate, n_weights
 from thought_saes.training.run import baselines_of, epoch_orders, load_cells, seeded_sae, train_saes
 from thought_saes.training.stack import bytes_of_a_cell
@@ -44,7 +45,7 @@ class Workers(NamedTuple):
 def describe(config: TrainConfig, cache: ActivationCache, tasks: Sequence[Task], n_done: int, workers: Workers) -> str:
     """The run in words, without its time."""
     n_saes = sum(task.n_saes for task in tasks)
-    cells = {(part.layer, part.position) for task in tasks for part in task.parts}
+    cells = {part.cell for task in tasks for part in task.parts}
     what = "metrics" if config.no_checkpoints else "checkpoints and metrics"
     memory = max((worker_bytes(task, config, cache, workers) for task in tasks), default=0)
     return (
@@ -107,13 +108,13 @@ def seconds_of_a_stack(
 
     def train(x: Tensor, epochs: int) -> tuple[float, list[TopKSAE]]:
         saes = [
-            seeded_sae(cache.input_dim, part.latent_dim, k, config.seed, part.layer, part.position)
+            seeded_sae(cache.input_dim, SaeKey(part.cell, part.latent_dim, k), config.seed)
             for part in task.parts
             for k in part.k_values
         ]
 
         def orders(cell: int) -> Iterator[np.ndarray]:
-            return epoch_orders(x.shape[1], epochs, config.seed, *task.parts[cell][:2])
+            return epoch_orders(x.shape[1], epochs, config.seed, task.parts[cell].cell)
 
         started = time.perf_counter()
         train_saes(saes, cells, x, orders, config, backend, on_epochs=lambda n: None)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.analysis.grid import baselines_path, checkpoint_path, metrics_path
+from thought_saes.activations.cell import Cell
 from thought_saes.common.command_line import InputError, one_line, package_versions
 from thought_saes.common.files import read_json, write_json
+from thought_saes.results.names import SaeKey, baselines_path, checkpoint_path, metrics_path
 from thought_saes.saes.baselines import measure_baselines
 from thought_saes.saes.topk_sae import CHUNK_ROWS, TopKSAE, evaluate
 from thought_saes.training.freezing import LiveEpochs
@@ -23,17 +24,17 @@ from thought_saes.training.stack import Trained, train_stack
 from thought_saes.training.task import Part, Task, TrainConfig
 
 
-def seeded_sae(input_dim: int, latent_dim: int, k: int, seed: int, layer: int, position: int) -> TopKSAE:
+def seeded_sae(input_dim: int, key: SaeKey, seed: int) -> TopKSAE:
     """An untrained SAE whose weights depend on nothing but the arguments."""
-    state = np.random.SeedSequence([seed, layer, position, latent_dim, k]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([seed, *key.values]).generate_state(1, np.uint64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(state[0]))
-        return TopKSAE(input_dim, latent_dim, k)
+        return TopKSAE(input_dim, key.latent_dim, key.k)
 
 
-def epoch_orders(n_rows: int, epochs: int, seed: int, layer: int, position: int) -> Iterator[np.ndarray]:
+def epoch_orders(n_rows: int, epochs: int, seed: int, cell: Cell) -> Iterator[np.ndarray]:
     """The order of the training rows in each epoch: the same for every SAE of a (layer, position)."""
-    generator = np.random.default_rng([seed, layer, position])
+    generator = np.random.default_rng([seed, *cell])
     for _ in range(epochs):
         yield generator.permutation(n_rows)
 
@@ -90,7 +91,7 @@ def load_cells(cache: ActivationCache, parts: Sequence[Part], device: torch.devi
     """The training and the validation rows of every part's cell, (n_cells, n, input_dim) each, in float32."""
     loaded = [torch.empty(len(parts), len(rows), cache.input_dim, device=device) for rows in cache.split]
     for index, part in enumerate(parts):
-        array = cache.cell(part.layer, part.position)
+        array = cache.cell(part.cell)
         for x, rows in zip(loaded, cache.split, strict=True):
             for start in range(0, len(rows), CHUNK_ROWS):  # no second copy of all rows
                 chunk = array[rows[start : start + CHUNK_ROWS]]
@@ -113,16 +114,16 @@ def train_task(
         if part.baselines:
             about = metadata[cell] | {"seed": config.seed, "activations": part.fingerprint}
             measured = baselines_of(part, x_train[cell], x_validation[cell], config)
-            write_json(baselines_path(config.results, part.position, part.layer), {"metadata": about} | measured)
+            write_json(baselines_path(config.results, part.cell), {"metadata": about} | measured)
 
     def orders(cell: int) -> Iterator[np.ndarray]:
         part = task.parts[cell]
-        return epoch_orders(x_train.shape[1], config.epochs, config.seed, part.layer, part.position)
+        return epoch_orders(x_train.shape[1], config.epochs, config.seed, part.cell)
 
     def train_stack_of(stack: Sequence[tuple[int, int]]) -> list[str]:
         cells = [cell for cell, _ in stack]
         saes = [
-            seeded_sae(cache.input_dim, task.latent_dim, k, config.seed, part.layer, part.position)
+            seeded_sae(cache.input_dim, SaeKey(part.cell, task.latent_dim, k), config.seed)
             for part, k in ((task.parts[cell], k) for cell, k in stack)
         ]
         outcomes = train_saes(saes, cells, x_train, orders, config, backend, on_epochs)
@@ -141,8 +142,8 @@ def train_task(
 def part_metadata(part: Part, cache: ActivationCache, device: torch.device) -> dict[str, Any]:
     """What the files of one (layer, position) say of themselves."""
     return {
-        "position": part.position,
-        "layer": part.layer,
+        "position": part.cell.position,
+        "layer": part.cell.layer,
         "n_train": len(cache.split.train),
         "n_val": len(cache.split.validation),
         "input_dim": cache.input_dim,
@@ -155,7 +156,7 @@ def part_metadata(part: Part, cache: ActivationCache, device: torch.device) -> d
 def baselines_of(part: Part, x_train: Tensor, x_validation: Tensor, config: TrainConfig) -> dict[str, Any]:
     """Measure what the cell's SAEs are to be compared with; rows are (n, input_dim)."""
     untrained = (
-        seeded_sae(x_train.shape[1], latent_dim, k, config.seed, part.layer, part.position).to(x_train.device)
+        seeded_sae(x_train.shape[1], SaeKey(part.cell, latent_dim, k), config.seed).to(x_train.device)
         for latent_dim in part.baselines
         for k in config.k_values
     )
@@ -175,15 +176,15 @@ def write_sae(
 
     Returns what failed, in words.
     """
-    layer, position, latent_dim = part.layer, part.position, part.latent_dim
+    cell, latent_dim = part.cell, part.latent_dim
     if not trained.finite:
         return part._replace(k_values=(sae.k,)).failed("the loss is not finite")
     settings = config.settings(part.fingerprint)
-    path = metrics_path(config.results, position, layer, latent_dim)
+    path = metrics_path(config.results, cell, latent_dim)
     by_k, unkept = same_settings_results(path, latent_dim, settings)
     sae.metrics = evaluate(sae, x_train, x_validation) | {"train_time_sec": trained.seconds, "epochs": config.epochs}
-    sae.config |= {"position": position, "layer": layer} | settings
-    checkpoint = checkpoint_path(config.results, position, layer, latent_dim, sae.k)
+    sae.config |= {"position": cell.position, "layer": cell.layer} | settings
+    checkpoint = checkpoint_path(config.results, SaeKey(cell, latent_dim, sae.k))
     if config.no_checkpoints:
         checkpoint.unlink(missing_ok=True)  # one of other settings would be taken for this SAE's
         unkept.add(sae.k)

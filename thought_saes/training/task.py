@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.analysis.grid import K_VALUES, baselines_path, checkpoint_path, metrics_path
+from thought_saes.activations.cell import Cell
 from thought_saes.common.command_line import InputError, check_at_least, check_positive, keep_once, option
 from thought_saes.common.estimates import METRICS_BYTES, check_disk, checkpoint_bytes, there_already
 from thought_saes.common.files import read_json
+from thought_saes.results.names import K_VALUES, SaeKey, baselines_path, checkpoint_path, metrics_path
 
 Item = TypeVar("Item")
 
@@ -68,17 +69,15 @@ class TrainConfig:
 class Part(NamedTuple):
     """What is still to be done of one (layer, position, latent_dim)."""
 
-    layer: int
-    position: int
+    cell: Cell
     latent_dim: int
     k_values: tuple[int, ...]
     fingerprint: str  # of the cell's activations
     baselines: tuple[int, ...] = ()  # if any: measure the cell's baselines too, for these latent_dims
 
     def __str__(self) -> str:
-        cell = f"layer {self.layer} position {self.position}"
         ks = ", ".join(map(str, self.k_values))
-        return f"{cell} latent_dim {self.latent_dim} k {ks}" if ks else f"{cell} baselines"
+        return f"{self.cell} latent_dim {self.latent_dim} k {ks}" if ks else f"{self.cell} baselines"
 
     def failed(self, why: str) -> list[str]:
         """A line for each SAE of the part; one line if it is only to measure baselines."""
@@ -114,8 +113,7 @@ class Existing(NamedTuple):
 
 def find_existing(
     results: Path,
-    layer: int,
-    position: int,
+    cell: Cell,
     latent_dim: int,
     k_values: Sequence[int],
     settings: dict[str, Any],
@@ -125,7 +123,7 @@ def find_existing(
 
     With `metrics_only` an SAE needs no checkpoint to be.
     """
-    path = metrics_path(results, position, layer, latent_dim)
+    path = metrics_path(results, cell, latent_dim)
     if not path.exists():
         return Existing((), [], None)
     try:
@@ -147,7 +145,7 @@ def find_existing(
     done, damaged = [], []
     for k in there:
         if k not in unkept:
-            problem = checkpoint_problem(checkpoint_path(results, position, layer, latent_dim, k))
+            problem = checkpoint_problem(checkpoint_path(results, SaeKey(cell, latent_dim, k)))
             done.append(k) if problem is None else damaged.append(problem)
     return Existing(tuple(done), damaged, None, n_metrics_only=len(unkept.intersection(there)))
 
@@ -166,11 +164,11 @@ def checkpoint_problem(path: Path) -> str | None:
 def plan_tasks(
     config: TrainConfig,
     cache: ActivationCache,
-    cells: Sequence[tuple[int, int]],
+    cells: Sequence[Cell],
     latent_dims: Sequence[int],
     cells_per_stack: Callable[[int], int] = lambda latent_dim: 1,
 ) -> tuple[list[Task], int]:
-    """What is left to train in `cells` (layer, position), and how many SAEs are done.
+    """What is left to train in `cells`, and how many SAEs are done.
 
     `cells_per_stack` says for each latent_dim how many cells make a task. Says on stdout what is damaged and will be
     trained again. Raises InputError if a cell's activations are not finite, or if an SAE was trained with other
@@ -178,11 +176,11 @@ def plan_tasks(
     """
     parts: dict[int, list[Part]] = {latent_dim: [] for latent_dim in sorted(latent_dims, reverse=True)}
     n_done, n_metrics_only, differences = 0, 0, []
-    for layer, position in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
-        fingerprint = cache.fingerprint(layer, position)
-        baselines = () if has_baselines(config, layer, position, fingerprint, latent_dims) else tuple(latent_dims)
+    for cell in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
+        fingerprint = cache.fingerprint(cell)
+        baselines = () if has_baselines(config, cell, fingerprint, latent_dims) else tuple(latent_dims)
         for latent_dim in parts:
-            where = (config.results, layer, position, latent_dim)
+            where = (config.results, cell, latent_dim)
             existing = find_existing(*where, config.k_values, config.settings(fingerprint), config.no_checkpoints)
             for problem in existing.damaged:
                 tqdm.write(f"{problem}: its SAEs are trained again")
@@ -192,7 +190,7 @@ def plan_tasks(
             n_done += len(existing.done)
             n_metrics_only += existing.n_metrics_only
             if left or baselines:
-                parts[latent_dim].append(Part(layer, position, latent_dim, left, fingerprint, baselines))
+                parts[latent_dim].append(Part(cell, latent_dim, left, fingerprint, baselines))
                 baselines = ()  # once for the cell
     if differences and not config.overwrite:
         raise InputError(
@@ -212,10 +210,10 @@ def batched(items: Sequence[Item], n: int) -> Iterator[tuple[Item, ...]]:
     return (tuple(items[start : start + n]) for start in range(0, len(items), n))
 
 
-def has_baselines(config: TrainConfig, layer: int, position: int, fingerprint: str, latent_dims: Sequence[int]) -> bool:
+def has_baselines(config: TrainConfig, cell: Cell, fingerprint: str, latent_dims: Sequence[int]) -> bool:
     """Whether the cell's baselines file is whole, of these activations and seed, and has every k and latent_dim."""
     try:
-        content = read_json(baselines_path(config.results, position, layer))
+        content = read_json(baselines_path(config.results, cell))
         metadata, untrained = content["metadata"], content["untrained"]
         return (metadata["activations"], metadata["seed"]) == (fingerprint, config.seed) and all(
             str(k) in untrained[str(latent_dim)] for latent_dim in latent_dims for k in config.k_values
@@ -236,7 +234,8 @@ def bytes_to_write(config: TrainConfig, input_dim: int, tasks: Sequence[Task]) -
     for part in (part for task in tasks for part in task.parts):
         n_bytes += (len(part.k_values) + 1) * METRICS_BYTES
         if not config.no_checkpoints:
-            where = (config.results, part.position, part.layer, part.latent_dim)
             n_bytes += len(part.k_values) * checkpoint_bytes(input_dim, part.latent_dim)
-            n_bytes -= there_already(checkpoint_path(*where, k) for k in part.k_values)
+            n_bytes -= there_already(
+                checkpoint_path(config.results, SaeKey(part.cell, part.latent_dim, k)) for k in part.k_values
+            )
     return n_bytes
