@@ -35,8 +35,10 @@ from thought_saes.analysis.study import (
     pareto_front,
     rank_correlation,
 )
-from thought_saes.common.command_line import InputError, check_at_least, option, package_versions, parse_config, run
+from thought_saes.common.command_line import package_versions, run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_bytes, write_json
+from thought_saes.common.flags import check_at_least, option, parse_config
 from thought_saes.reporting.report import read_origin, write_report
 from thought_saes.reporting.terminal import best_effect, describe
 from thought_saes.results.names import AXES, SLICE_K, SLICE_LATENT_DIM

@@ -16,8 +16,10 @@ import pandas as pd
 
 from thought_saes.analysis.runs import load_replicates
 from thought_saes.analysis.study import DEATH, EV, over_seeds
-from thought_saes.common.command_line import InputError, option, parse_config, run
+from thought_saes.common.command_line import run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_bytes
+from thought_saes.common.flags import option, parse_config
 from thought_saes.common.text import number, table, with_sd
 from thought_saes.results.names import AXES
 

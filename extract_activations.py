@@ -20,32 +20,23 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from thought_saes.activations.cache import CacheWriter
 from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.activations.questions import GSM8K, read_questions
-from thought_saes.common.command_line import (
-    InputError,
+from thought_saes.activations.writer import CacheWriter, activation_bytes
+from thought_saes.common.command_line import package_versions, run
+from thought_saes.common.errors import InputError
+from thought_saes.common.files import only_writer
+from thought_saes.common.flags import (
     Selection,
     check_at_least,
     check_positive,
     check_ray_address,
     option,
-    package_versions,
     parse_config,
     require_package,
-    run,
 )
-from thought_saes.common.estimates import (
-    activation_bytes,
-    check_disk,
-    free_bytes,
-    in_bytes,
-    in_time,
-    peak_bytes,
-    there_already,
-)
-from thought_saes.common.files import only_writer
-from thought_saes.common.machine import choose_device
+from thought_saes.common.machine import check_disk, choose_device, free_bytes, peak_bytes, there_already
+from thought_saes.common.text import in_bytes, in_time
 from thought_saes.models.reasoner import CODI_THOUGHTS, Batch, ModelFacts, ModelSource, quiet_libraries
 
 # Saving progress may take this share of the time.

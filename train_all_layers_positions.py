@@ -30,8 +30,10 @@ from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.command_line import (
-    InputError,
+from thought_saes.common.command_line import run
+from thought_saes.common.errors import InputError
+from thought_saes.common.files import only_writer, read_json, write_json
+from thought_saes.common.flags import (
     Selection,
     check_at_least,
     check_positive,
@@ -40,11 +42,9 @@ from thought_saes.common.command_line import (
     option,
     parse_config,
     require_package,
-    run,
 )
-from thought_saes.common.estimates import in_time
-from thought_saes.common.files import only_writer, read_json, write_json
 from thought_saes.common.machine import choose_device
+from thought_saes.common.text import in_time
 from thought_saes.engines.outcomes import Outcome, RunReport, attempt
 from thought_saes.results.names import AXES, LATENT_DIMS, logs_path, plan_path
 from thought_saes.training.forecast import Workers, cells_that_fit, describe, seconds_to_train

@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.command_line import InputError, check_at_least, keep_once, option, parse_config, run
-from thought_saes.common.estimates import in_time
+from thought_saes.common.command_line import run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
+from thought_saes.common.flags import check_at_least, keep_once, option, parse_config
 from thought_saes.common.machine import choose_device
+from thought_saes.common.text import in_time
 from thought_saes.results.names import LATENT_DIMS
 from thought_saes.training.forecast import Workers, describe, seconds_to_train
 from thought_saes.training.run import choose_backend, train_task

@@ -20,8 +20,9 @@ from thought_saes.analysis.grid import Grid, Slice, choose_slice
 from thought_saes.analysis.runs import load_replicates, recorded
 from thought_saes.analysis.study import FVU as FVU_METRIC
 from thought_saes.analysis.study import Study, has, make_study
-from thought_saes.common.command_line import check_at_least, option, package_versions, parse_config, run
+from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.files import write_bytes
+from thought_saes.common.flags import check_at_least, option, parse_config
 from thought_saes.figures.comparisons import COMPARISONS, NotThere
 from thought_saes.figures.heatmaps import (
     EXPLAINED_VARIANCE,

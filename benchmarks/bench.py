@@ -42,16 +42,10 @@ from torch.nn.functional import mse_loss
 from benchmarks.bench_peers import PEERS, Step, why_absent
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.command_line import (
-    InputError,
-    check_at_least,
-    keep_once,
-    option,
-    package_versions,
-    parse_config,
-    run,
-)
+from thought_saes.common.command_line import package_versions, run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_json
+from thought_saes.common.flags import check_at_least, keep_once, option, parse_config
 from thought_saes.results.names import K_VALUES, LATENT_DIMS, SaeKey
 from thought_saes.saes.topk_sae import TopKSAE, measure, n_weights
 from thought_saes.training.run import choose_backend, epoch_orders, seeded_sae, train_saes

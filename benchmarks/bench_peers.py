@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thought_saes.common.command_line import one_line
+from thought_saes.common.errors import one_line
 
 Step = Callable[[Tensor], object]  # one optimiser step on a batch (rows, input_dim)
 

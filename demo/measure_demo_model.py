@@ -20,8 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from demo.problems import MAX_VALUE, Problem, different_problems, problems
-from thought_saes.common.command_line import InputError, check_at_least, option, parse_config, run
+from thought_saes.common.command_line import run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.common.flags import check_at_least, option, parse_config
 from thought_saes.common.text import count, percent, table
 from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner
 

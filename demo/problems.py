@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from thought_saes.common.command_line import InputError, check_at_least, option, parse_config, run
+from thought_saes.common.command_line import run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_bytes
+from thought_saes.common.flags import check_at_least, option, parse_config
 
 MAX_STEPS = 8
 MAX_VALUE = 20

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thought_saes.common.command_line import InputError, option, parse_config, run
+from thought_saes.common.command_line import run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json
+from thought_saes.common.flags import option, parse_config
 from thought_saes.common.text import count
 
 

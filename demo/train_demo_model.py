@@ -38,16 +38,10 @@ from tqdm import tqdm
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo.problems import Problem, check_steps, make_problem, words
-from thought_saes.common.command_line import (
-    InputError,
-    check_at_least,
-    check_positive,
-    option,
-    package_versions,
-    parse_config,
-    run,
-)
+from thought_saes.common.command_line import package_versions, run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_bytes, write_json
+from thought_saes.common.flags import check_at_least, check_positive, option, parse_config
 from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner, thought_projection
 
 PAD, BOS, EOS, BOT, EOT = SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>")

@@ -12,7 +12,7 @@ import visualize_all_layers
 from tests.helpers.grids import write_baselines, write_grid, write_seed
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.runs import load_replicates, shown
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.results.names import baselines_path, metrics_path
 
 AXES = ((0, 1), (0, 1), (64, 128), (4, 8))

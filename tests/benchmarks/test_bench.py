@@ -15,7 +15,7 @@ import pytest
 from benchmarks.bench import BenchConfig, Case, growth, main, synthetic_rows
 from benchmarks.bench_peers import PEERS
 from tests.helpers.paths import ROOT
-from thought_saes.common.command_line import build_parser
+from thought_saes.common.flags import build_parser
 
 BENCH = ROOT / "benchmarks" / "bench.py"
 SMALL = [

@@ -20,7 +20,7 @@ from analyze_all_layers import analyse, main, plain
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid
 from thought_saes.analysis.study import DEATH, EV, make_study
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.reporting.terminal import best_effect, describe, section
 from thought_saes.results.names import metrics_path, plan_path
 

@@ -37,8 +37,8 @@ from tests.helpers.codi_checkpoints import (
 )
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common import estimates
-from thought_saes.common.command_line import InputError
+from thought_saes.common import machine
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
 from thought_saes.models.reasoner import LatentReasoner
 
@@ -541,7 +541,7 @@ def test_a_disk_too_small_is_known_before_the_work_and_nothing_stays(
 
 
 def too_small_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
 
 
 def test_a_disk_that_has_no_room_for_the_activations_is_refused_before_anything_is_written(

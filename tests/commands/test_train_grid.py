@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_grid
 from tests.helpers.results import assert_close, assert_same_results, correlated_rows, weights
-from thought_saes.activations.cache import ActivationCache, split_rows
+from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
+from thought_saes.activations.split import split_rows
 from thought_saes.analysis.grid import load_grid
-from thought_saes.common import estimates
+from thought_saes.common import machine
 from thought_saes.results.names import SaeKey, baselines_path, checkpoint_path, metrics_path
 from thought_saes.saes.topk_sae import TopKSAE, evaluate
 from thought_saes.training import forecast
@@ -334,7 +335,7 @@ def test_a_checkpoint_of_other_settings_does_not_stay_beside_metrics_without_one
 def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_work(
     call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
     code, _, err = run_small(call, activations, tmp_path / "results")
     assert (code, len(err.splitlines())) == (2, 1)
     # four SAEs of 4 x (2 x 12 x latent_dim + 12 + latent_dim) + 3,300 bytes, and 900 for each and each metrics file

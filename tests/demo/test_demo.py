@@ -25,7 +25,7 @@ from demo.measure_demo_model import (
 from demo.problems import MAX_STEPS, SPLITS, make_problem, problems, split_of
 from demo.train_demo_model import Curriculum, DemoConfig, Training, codi_losses, learning_rate_factor
 from tests.helpers.paths import ROOT
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.models.reasoner import LatentReasoner
 
 MODEL = ROOT / "demo" / "model"

@@ -27,7 +27,7 @@ from tests.helpers.codi_checkpoints import QUESTIONS, CodiFiles, write_codi
 from tests.helpers.paths import ROOT
 from tests.helpers.results import assert_same_results
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.models.reasoner import ModelSource
 from thought_saes.training.task import TrainConfig
 

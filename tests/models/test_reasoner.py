@@ -39,7 +39,7 @@ from tests.helpers.codi_checkpoints import (
     write_plain,
     write_state,
 )
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.models import reasoner as latent_reasoning
 from thought_saes.models.reasoner import LatentReasoner
 

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pandas as pd
 
-from thought_saes.common.command_line import InputError, one_line
+from thought_saes.common.errors import InputError, one_line
 
 GSM8K = "openai/gsm8k"
 

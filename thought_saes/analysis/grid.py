@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json
 from thought_saes.results.names import AXES, SLICE_K, SLICE_LATENT_DIM, plan_path
 

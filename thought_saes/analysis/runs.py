@@ -14,8 +14,9 @@ import pandas as pd
 
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import Grid, load_grid
-from thought_saes.common.command_line import InputError, compact
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json
+from thought_saes.common.text import compact
 from thought_saes.results.names import AXES, baselines_path
 
 # Replicates differ in the seed and in nothing else that decides what is trained.

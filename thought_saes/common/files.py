@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 
 
 def temporary_path(path: Path) -> Path:

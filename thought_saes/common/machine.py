@@ -1,8 +1,15 @@
-"""The device that a flag names."""
+"""What this machine has: the device that a flag names, memory, and room on its disks."""
+
+import resource
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
+from thought_saes.common.text import in_bytes
 
 
 def choose_device(name: str) -> torch.device:
@@ -17,3 +24,34 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         raise InputError(f"there is no device '{name}' here; 'auto' takes CUDA, MPS or the CPU") from problem
     return device
+
+
+def peak_bytes(device: torch.device | str = "cpu") -> int:
+    """The most memory that this process has held so far: on the GPU if `device` is one, else resident."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)  # Linux counts in KiB
+
+
+def free_bytes(folder: Path) -> int:
+    """What the disk that `folder` is on, or will be, has left."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def there_already(paths: Iterable[Path]) -> int:
+    """The bytes of those `paths` that exist and will be written over."""
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def check_disk(folder: Path, n_bytes: int, way_out: str) -> None:
+    """Raises InputError if the disk of `folder` has no room for `n_bytes` more; `way_out` says what takes less."""
+    free = free_bytes(folder)
+    if n_bytes > free:
+        raise InputError(
+            f"{folder} needs {in_bytes(n_bytes)} more, and its disk has {in_bytes(free)} left: "
+            f"choose another disk, or {way_out}"
+        )

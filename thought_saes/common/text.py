@@ -1,4 +1,4 @@
-"""Numbers and tables as Markdown; a value that is not there is a dash."""
+"""Numbers, bytes, times and tables as people read them; a value that is not there is a dash."""
 
 import math
 from collections.abc import Sequence
@@ -56,3 +56,31 @@ def of(part: float, whole: int) -> str:
 def section(heading: str, finding: str, *blocks: str) -> str:
     """A heading, what the section finds, then its tables and notes; empty blocks are left out."""
     return "\n\n".join([heading, finding, *(block for block in blocks if block)])
+
+
+def compact(numbers: Sequence[int]) -> str:
+    """Ascending numbers in the form that `flags.Selection` reads: [0, 1, 2, 7] is '0-2,7'."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def in_bytes(n_bytes: float) -> str:
+    """As people read it: 4.7 GB, of 10^9 bytes each."""
+    units = iter(("bytes", "KB", "MB", "GB", "TB"))
+    unit = next(units)
+    while n_bytes >= 999.95 and unit != "TB":
+        n_bytes, unit = n_bytes / 1000, next(units)
+    return f"{n_bytes:,.{0 if unit == 'bytes' else 1}f} {unit}"
+
+
+def in_time(seconds: float) -> str:
+    """As people read it: 12 s, 26 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.common.command_line import InputError, one_line
+from thought_saes.common.errors import InputError, one_line
 from thought_saes.training.run import train_task
 from thought_saes.training.task import Task, TrainConfig
 

@@ -14,7 +14,7 @@ import ray
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import RayError, RayTaskError
 
-from thought_saes.common.command_line import InputError, one_line
+from thought_saes.common.errors import InputError, one_line
 
 # How often work is given to another process after one died of it, or with it.
 RETRIES = 3

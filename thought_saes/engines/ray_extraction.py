@@ -11,8 +11,8 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from thought_saes.common.command_line import InputError
-from thought_saes.common.estimates import peak_bytes
+from thought_saes.common.errors import InputError
+from thought_saes.common.machine import peak_bytes
 from thought_saes.engines.ray_cluster import RETRIES, Share, answer, check_fits, nodes, takes_gpu, why_died
 from thought_saes.models.reasoner import Batch, ModelFacts, ModelSource
 

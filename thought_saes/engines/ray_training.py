@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell, cell_path
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 from thought_saes.engines.outcomes import Outcome, RunReport, attempt
 from thought_saes.engines.ray_cluster import RETRIES, Share, answer, check_fits, takes_gpu, why_died
 from thought_saes.results.names import logs_path

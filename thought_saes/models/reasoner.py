@@ -41,8 +41,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from thought_saes.common.command_line import InputError, one_line, require_package
+from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.files import read_json, write_json
+from thought_saes.common.flags import require_package
 from thought_saes.common.machine import choose_device
 
 CODI_PREFIX = "codi.base_model.model."

@@ -8,9 +8,8 @@ import pandas as pd
 
 from thought_saes.analysis.grid import describe_missing
 from thought_saes.analysis.study import ERROR, EV, Study, best, better_than_pca, error_metric, has, rank_correlation
-from thought_saes.common.command_line import compact
 from thought_saes.common.files import read_json
-from thought_saes.common.text import TIMES, count, number, of, section, table, with_sd
+from thought_saes.common.text import TIMES, compact, count, number, of, section, table, with_sd
 from thought_saes.reporting.effects import analysis
 from thought_saes.reporting.recommendations import recommended
 from thought_saes.reporting.results import in_words, results

@@ -7,8 +7,7 @@ from typing import Any
 
 from thought_saes.analysis.grid import Grid, describe_missing
 from thought_saes.analysis.study import DEATH, ERROR, EV, FEW_DEAD, FVU
-from thought_saes.common.command_line import compact
-from thought_saes.common.text import number, percent
+from thought_saes.common.text import compact, number, percent
 from thought_saes.results.names import AXES
 
 WIDTH = 100

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.common.estimates import free_bytes, in_bytes
+from thought_saes.common.machine import free_bytes
+from thought_saes.common.text import in_bytes
 from thought_saes.results.names import SaeKey
 from thought_saes.saes.topk_sae import TopKSAE, evaluate, n_weights
 from thought_saes.training.run import baselines_of, epoch_orders, load_cells, seeded_sae, train_saes

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.command_line import InputError, one_line, package_versions
+from thought_saes.common.command_line import package_versions
+from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.files import read_json, write_json
 from thought_saes.results.names import SaeKey, baselines_path, checkpoint_path, metrics_path
 from thought_saes.saes.baselines import measure_baselines

@@ -15,12 +15,17 @@ from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.command_line import InputError, check_at_least, check_positive, keep_once, option
-from thought_saes.common.estimates import METRICS_BYTES, check_disk, checkpoint_bytes, there_already
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json
+from thought_saes.common.flags import check_at_least, check_positive, keep_once, option
+from thought_saes.common.machine import check_disk, there_already
 from thought_saes.results.names import K_VALUES, SaeKey, baselines_path, checkpoint_path, metrics_path
+from thought_saes.saes.topk_sae import checkpoint_bytes
 
 Item = TypeVar("Item")
+
+# A metrics file: some 900 bytes for each SAE and as much for the rest.
+METRICS_BYTES = 900
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from analyze_all_layers import AnalysisConfig
 from extract_activations import ExtractConfig
-from thought_saes.common.command_line import InputError, Selection, build_parser, compact, parse_config
+from thought_saes.common.errors import InputError
+from thought_saes.common.flags import Selection, build_parser, parse_config
+from thought_saes.common.text import compact
 from train_all_layers_positions import GridConfig
 from train_grid import CellConfig
 from visualize_all_layers import FigureConfig
