@@ -8,48 +8,19 @@ colour scale. Several folders are the same grid from several seeds: heatmaps the
 figures means with their standard deviation. A figure whose data the files do not hold is left out, and named.
 """
 
-import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from thought_saes.analysis.grid import Grid, Slice, choose_slice
+from thought_saes.analysis.grid import choose_slice
 from thought_saes.analysis.runs import load_replicates, recorded
-from thought_saes.analysis.study import FVU as FVU_METRIC
-from thought_saes.analysis.study import Study, has, make_study
+from thought_saes.analysis.study import make_study
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.files import write_bytes
 from thought_saes.common.flags import check_at_least, option, parse_config
-from thought_saes.figures.comparisons import COMPARISONS, NotThere
-from thought_saes.figures.heatmaps import (
-    EXPLAINED_VARIANCE,
-    FEATURE_DEATH,
-    FVU,
-    MEAN_ACTIVATION,
-    MEAN_FLOOR,
-    RECONSTRUCTION_LOSS,
-    Quantity,
-    color_scale,
-    draw,
-)
+from thought_saes.figures.registry import figures
+from thought_saes.figures.style import png
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM
-
-DPI = 300
-SINGLE_FIGURES = {
-    "layer_position_explained_variance.png": EXPLAINED_VARIANCE,
-    "layer_position_feature_death.png": FEATURE_DEATH,
-    "layer_position_mean_activation.png": MEAN_ACTIVATION,
-    "layer_position_reconstruction_loss.png": RECONSTRUCTION_LOSS,
-}
-ALL_K_FIGURES = {
-    "layer_position_all_k_ev.png": EXPLAINED_VARIANCE,
-    "layer_position_all_k_death.png": FEATURE_DEATH,
-}
-FVU_FIGURE = "layer_position_fvu.png"
-FLOOR_FIGURE = "layer_position_mean_floor.png"
 
 
 @dataclass(frozen=True)
@@ -67,61 +38,6 @@ class FigureConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim")
-
-
-def heatmap(grid: Grid, chosen: Slice, quantity: Quantity, k_values: Sequence[int], all_k: bool) -> Figure:
-    """One metric at each of `k_values`; titles of the panels where all k are shown."""
-    shown_saes = int((grid.table["k"].isin(k_values) & (grid.table["latent_dim"] == chosen.latent_dim)).sum())
-    count = f"{shown_saes:,} SAE" + ("" if shown_saes == 1 else "s")
-    sizes = f"k = {', '.join(map(str, k_values))}; latent_dim = {chosen.latent_dim}; {count}"
-    if len(grid.seeds) > 1:
-        sizes += f", mean over {len(grid.seeds)} seeds"
-    panels = [
-        (f"k = {k}" if all_k else "", grid.layer_position_matrix(quantity.metric, chosen.latent_dim, k))
-        for k in k_values
-    ]
-    return draw(quantity, panels, [sizes, *([chosen.note] if chosen.note else [])], grid.position_0)
-
-
-def mean_floor(grid: Grid, chosen: Slice) -> Figure:
-    """What predicting the mean scores, in the colours of the published explained variance."""
-    published = grid.layer_position_matrix(EXPLAINED_VARIANCE.metric, chosen.latent_dim, chosen.k).to_numpy()
-    # The baseline has neither k nor latent_dim; any SAE of the cell knows it.
-    floor = grid.table.pivot_table(index="layer", columns="position", values=MEAN_FLOOR.metric, aggfunc="first")
-    floor = floor.reindex(index=grid.values("layer"), columns=grid.values("position")).astype(float)
-    subtitle = [
-        "the score of a constant, on validation rows; colours and limits of "
-        f"explained variance at k = {chosen.k}, latent_dim = {chosen.latent_dim}"
-    ]
-    return draw(MEAN_FLOOR, [("", floor)], subtitle, grid.position_0, color_scale(EXPLAINED_VARIANCE, published))
-
-
-def figures(study: Study) -> tuple[dict[str, Figure], list[str]]:
-    """The figures by file name, and in words those that are left out and why."""
-    grid, chosen = study.grid, study.chosen
-    drawn = {name: heatmap(grid, chosen, quantity, [chosen.k], False) for name, quantity in SINGLE_FIGURES.items()}
-    drawn |= {name: heatmap(grid, chosen, quantity, grid.values("k"), True) for name, quantity in ALL_K_FIGURES.items()}
-    left_out = []
-    if has(grid.table, FVU_METRIC):
-        drawn[FVU_FIGURE] = heatmap(grid, chosen, FVU, [chosen.k], False)
-    else:
-        left_out.append(f"{FVU_FIGURE}: the files hold no fvu")
-    if has(grid.table, MEAN_FLOOR.metric):
-        drawn[FLOOR_FIGURE] = mean_floor(grid, chosen)
-    else:
-        left_out.append(f"{FLOOR_FIGURE}: there are no baselines")
-    for name, make in COMPARISONS.items():
-        try:
-            drawn[name] = make(study)
-        except NotThere as reason:
-            left_out.append(f"{name}: {reason}")
-    return drawn, left_out
-
-
-def png(figure: Figure, origin: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, metadata={"Description": origin})
-    return content.getvalue()
 
 
 def main() -> int:

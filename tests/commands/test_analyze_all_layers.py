@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analyze_all_layers
-from analyze_all_layers import analyse, main, plain
+from analyze_all_layers import main
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid
 from thought_saes.analysis.study import DEATH, EV, make_study
+from thought_saes.analysis.summary import analyse, best_effect, plain
 from thought_saes.common.errors import InputError
-from thought_saes.reporting.terminal import best_effect, describe, section
+from thought_saes.reporting.terminal import describe, section
 from thought_saes.results.names import metrics_path, plan_path
 
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k

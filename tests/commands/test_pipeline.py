@@ -10,8 +10,8 @@ import torch
 
 from tests.helpers.codi_checkpoints import INPUT_DIM, N_LAYERS, QUESTIONS, write_codi
 from tests.helpers.paths import ROOT
+from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES
 from thought_saes.saes.topk_sae import TopKSAE
-from visualize_all_layers import ALL_K_FIGURES, SINGLE_FIGURES
 
 
 def shell(script: str, *words: object) -> str:

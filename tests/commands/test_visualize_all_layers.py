@@ -23,17 +23,12 @@ from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import PUBLISHED_METRICS, choose_slice, load_grid
 from thought_saes.analysis.study import make_study
 from thought_saes.figures import heatmaps
-from thought_saes.figures.heatmaps import (
-    EXPLAINED_VARIANCE,
-    FEATURE_DEATH,
-    PAGE_WIDTH,
-    RECONSTRUCTION_LOSS,
-    Layout,
-    cell_text,
-    color_scale,
-)
+from thought_saes.figures.heatmaps import Layout, cell_text, color_scale
+from thought_saes.figures.maps import EXPLAINED_VARIANCE, FEATURE_DEATH, RECONSTRUCTION_LOSS
+from thought_saes.figures.registry import figures
+from thought_saes.figures.style import PAGE_WIDTH
 from thought_saes.results.names import metrics_path
-from visualize_all_layers import figures, main
+from visualize_all_layers import main
 
 Call = Callable[..., tuple[int, str, str]]
 NAMES = [

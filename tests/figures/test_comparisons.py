@@ -12,10 +12,10 @@ from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import choose_slice
 from thought_saes.analysis.runs import load_replicates
 from thought_saes.analysis.study import make_study
-from thought_saes.figures.comparisons import COMPARISONS
-from thought_saes.figures.heatmaps import PAGE_WIDTH
+from thought_saes.figures.registry import COMPARISONS, FLOOR_FIGURE, FVU_FIGURE, figures
+from thought_saes.figures.style import PAGE_WIDTH
 from thought_saes.results.names import metrics_path
-from visualize_all_layers import FLOOR_FIGURE, FVU_FIGURE, figures, main
+from visualize_all_layers import main
 
 AXES = ((0, 3, 7), (0, 1), (64, 128), (4, 8))
 Call = Callable[..., tuple[int, str, str]]

@@ -52,6 +52,7 @@ class Grid(NamedTuple):
     position_0: str  # 'bot token' or 'last question token'
     metadata: pd.DataFrame  # one row a metrics file
     seeds: tuple[int, ...] = ()  # those recorded: none by the original
+    folders: tuple[Path, ...] = ()  # the results folders it was read from
 
     def values(self, axis: str) -> list[int]:
         """The values along one of AXES, ascending, those of missing SAEs included."""
@@ -135,7 +136,7 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
             f"{len(missing):,} of {len(missing) + len(table):,} SAEs are missing in {results}: "
             f"{describe_missing(missing)}; train them, or use --allow-partial"
         )
-    return Grid(table, missing, position_0, pd.DataFrame(files), tuple(seeds))
+    return Grid(table, missing, position_0, pd.DataFrame(files), tuple(seeds), (results,))
 
 
 def describe_missing(missing: Sequence[tuple[int, int, int, int]], at_most: int = 8) -> str:

@@ -139,4 +139,5 @@ def load_replicates(folders: Sequence[Path], allow_partial: bool = False) -> Gri
         position_0=first.position_0,
         metadata=pd.concat([grid.metadata for grid in grids], ignore_index=True),
         seeds=tuple(sorted(seed for grid in grids for seed in grid.seeds)),
+        folders=tuple(folders),
     )

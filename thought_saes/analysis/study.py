@@ -5,6 +5,7 @@ error: the mean over seeds of `fvu`, or of 1 - explained_variance where the file
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -143,6 +144,11 @@ class Study(NamedTuple):
     bests: pd.DataFrame  # see `cell_bests`
     error: str  # what `error` is: 'fvu' or '1 - explained_variance'
     variance: dict[str, Decomposition | None]  # by metric
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The results folders."""
+        return self.grid.folders
 
     @property
     def n_seeds(self) -> int:

@@ -2,83 +2,37 @@
 training against validation rows, shares of variance.
 
 Each takes a Study and raises NotThere, with the reason, where the files do not hold its data. Points are means over
-seeds and bars their standard deviation, where there are several seeds. Colours are told apart by colour-blind readers
-(Okabe and Ito for names, viridis or cividis for what has an order), and shapes differ as well.
+seeds and bars their standard deviation, where there are several seeds.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from thought_saes.analysis.study import DEATH, ERROR, FVU, Study, has, over_seeds, pareto_front, rank_correlation
 from thought_saes.common.text import GAMMA
-from thought_saes.figures.heatmaps import PAGE_WIDTH
+from thought_saes.figures.style import (
+    COLORS,
+    MARKERS,
+    SMALL,
+    TEXT,
+    NotThere,
+    k_axis,
+    log_scale,
+    new_figure,
+    ordered_colors,
+    plain_axes,
+    seeds_note,
+)
 
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]  # Okabe and Ito
-MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
-TEXT, SMALL, TITLE = 8, 7, 11  # points
 PANELS_A_ROW = 5
-
-
-class NotThere(Exception):
-    """The files do not hold what a figure shows. The message says what is missing."""
-
-
-def new_figure(height: float, title: str, subtitle: str) -> Figure:
-    figure = Figure(figsize=(PAGE_WIDTH, height))
-    for text, size, inches in ((title, TITLE, 0.2), (subtitle, TEXT, 0.42)):
-        figure.text(0.5, 1 - inches / height, text, fontsize=size, ha="center", va="center")
-    # Constrained layout keeps clear of a legend, not of free text.
-    figure.set_layout_engine("constrained", rect=(0.01, 0.01, 0.98, 0.98 - 0.52 / height))
-    return figure
-
-
-def seeds_note(study: Study) -> str:
-    return f"mean ± std of {study.n_seeds} seeds" if study.n_seeds > 1 else "one seed"
-
-
-def plain_axes(axes: Axes, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label, fontsize=TEXT)
-    axes.set_ylabel(y_label, fontsize=TEXT)
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(color="0.9", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def k_axis(axes: Axes, k_values: list[int]) -> None:
-    """Logarithmic, with a tick at each k of the grid."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(k_values))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def log_scale(axes: Axes, which: str) -> None:
-    """Logarithmic, with plain numbers at 1, 2 and 5 of each power of ten."""
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log", subs=[])
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    low, high = axis.get_view_interval()
-    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 2000 else (1,)
-    axis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def ordered_colors(values: list[int]) -> dict[int, tuple[float, float, float, float]]:
-    """Dark to light with the value; the lightest of viridis would not show on white."""
-    return {value: colormaps["viridis"](0.85 * place / max(1, len(values) - 1)) for place, value in enumerate(values)}
 
 
 def fvu_against_k(study: Study) -> Figure:
@@ -288,12 +242,3 @@ def variance_shares(study: Study) -> Figure:
     )
     panels[0].invert_yaxis()
     return figure
-
-
-COMPARISONS: dict[str, Callable[[Study], Figure]] = {
-    "fvu_against_k.png": fvu_against_k,
-    "pareto_front.png": pareto,
-    "death_against_gamma.png": death_against_gamma,
-    "train_validation_gap.png": train_validation_gap,
-    "variance_shares.png": variance_shares,
-}

@@ -21,8 +21,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from seaborn.utils import relative_luminance
 
-# Inches. A4 and Letter leave about 7 between the margins.
-PAGE_WIDTH = 7.0
+from thought_saes.figures.style import PAGE_WIDTH
+
+# Inches.
 LEFT, RIGHT = 0.6, 1.05  # for the layer labels; for the colour bar
 PANEL_GAP_X, PANEL_GAP_Y = 0.15, 0.62
 CELL_WIDTH_MAX = 0.95
@@ -52,37 +53,6 @@ class Quantity:
     colors: str  # ordered in lightness, so that they are safe for colour-blind readers
     limits: tuple[float, float] | None = None  # of the colour scale; None: the data's own
     log_if_wide: bool = False  # a logarithmic colour scale where the values span more than a factor of 10
-
-
-EXPLAINED_VARIANCE = Quantity(
-    "explained_variance", "Explained variance", "explained variance (high is good)", "viridis"
-)
-FEATURE_DEATH = Quantity(
-    "feature_death_rate",
-    "Feature death rate",
-    "dead features, share of latent_dim (low is good)",
-    "Reds",
-    limits=(0.0, 1.0),
-)
-MEAN_ACTIVATION = Quantity(
-    "mean_activation", "Mean activation", "mean |z| of the nonzero latents", "cividis", log_if_wide=True
-)
-RECONSTRUCTION_LOSS = Quantity(
-    "reconstruction_loss",
-    "Reconstruction loss",
-    "mean squared error (low is good)",
-    "Reds",
-    log_if_wide=True,
-)
-FVU = Quantity(
-    "fvu", "Fraction of variance unexplained", "fvu (low is good, 1 is predicting the mean)", "Reds", limits=(0.0, 1.0)
-)
-MEAN_FLOOR = Quantity(
-    "mean_explained_variance",
-    "Explained variance of predicting the mean",
-    "explained variance, on the SAEs' scale",
-    "viridis",
-)
 
 
 def cell_text(value: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from thought_saes.analysis.findings import conclude
 from thought_saes.analysis.grid import describe_missing
 from thought_saes.analysis.study import ERROR, EV, Study, best, better_than_pca, error_metric, has, rank_correlation
 from thought_saes.common.files import read_json
@@ -13,6 +14,7 @@ from thought_saes.common.text import TIMES, compact, count, number, of, section,
 from thought_saes.reporting.effects import analysis
 from thought_saes.reporting.recommendations import recommended
 from thought_saes.reporting.results import in_words, results
+from thought_saes.reporting.sections import told
 from thought_saes.results.names import AXES, plan_path
 
 
@@ -282,6 +284,10 @@ def write_report(study: Study, origin: Origin, written: Sequence[str], versions:
         summary(study, origin),
         design(study, origin),
         results(study),
+        *(
+            f"### {evaluation.number} {evaluation.title}\n\n{text}"
+            for evaluation, text in told(study.folders, conclude(study))
+        ),
         analysis(study),
         recommended(study),
         limitations(study, origin),

@@ -3,24 +3,15 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from thought_saes.analysis.grid import Grid, describe_missing
 from thought_saes.analysis.study import DEATH, ERROR, EV, FEW_DEAD, FVU
+from thought_saes.analysis.summary import Json, best_effect
 from thought_saes.common.text import compact, number, percent
 from thought_saes.results.names import AXES
 
 WIDTH = 100
 POSITIONS_A_BLOCK = 12  # of the matrix, 7 columns each
-
-Json = dict[str, Any]
-
-
-def best_effect(group: Sequence[Json], highest: bool = True) -> Json | None:
-    """The first with the highest (or lowest) mean explained variance; None if no member has one."""
-    known = [effect for effect in group if effect[EV]["mean"] is not None]
-    sign = 1 if highest else -1
-    return max(known, key=lambda effect: sign * effect[EV]["mean"], default=None)
 
 
 def section(title: str, finding: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
