@@ -9,6 +9,8 @@ CODI is arXiv 2502.21074 (a projection between the last hidden state and the nex
 (the last hidden state itself). Deliberately missing: training, sampling.
 """
 
+import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -17,7 +19,8 @@ import struct
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -245,6 +248,18 @@ def keep_stream_in_float32(model: nn.Module) -> None:
                 parameter.data = parameter.data.float()
 
 
+class Edit(NamedTuple):
+    """A change of the residual stream on the way: block `layer`'s output at `position` becomes `function` of it.
+
+    Deeper blocks of that forward pass, their keys and values and all later passes see the new state. The last layer's
+    state is the one after the final norm: only the next thought, made from it, changes.
+    """
+
+    position: int  # 0 is the last token of the question (the bot token), p >= 1 the p-th thought
+    layer: int
+    function: Callable[[Tensor], Tensor]  # (batch, input_dim) to the same
+
+
 class ModelFacts(NamedTuple):
     """What is to be known of a model before it runs."""
 
@@ -428,6 +443,16 @@ class LatentReasoner:
             n_bytes=sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters()),
         )
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The model's blocks, in the order of its layers. Raises InputError if it has no list of them."""
+        for module in self.backbone.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers:
+                return list(module)
+        raise InputError(
+            f"{type(self.backbone).__name__} has no list of {self.n_layers} blocks: no state can be edited"
+        )
+
     def fingerprint(self) -> str:
         """A hash of a sample of every weight: another model under the same name has another one."""
         digest = hashlib.sha256(json.dumps([self.bot_token_id, self.eot_token_id]).encode())
@@ -444,16 +469,20 @@ class LatentReasoner:
             tokens.pop()
         return tokens if self.bot_token_id is None else [*tokens, self.bot_token_id]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def hidden_states(
-        self, token_ids: Sequence[Sequence[int]], layers: Sequence[int], positions: Sequence[int]
+        self,
+        token_ids: Sequence[Sequence[int]],
+        layers: Sequence[int],
+        positions: Sequence[int],
+        edits: Sequence[Edit] = (),
     ) -> Tensor:
         """The residual stream of a batch of tokenized questions, (batch, n_positions, n_layers, input_dim).
 
         Layer l is the stream after block l (`hidden_states[l + 1]` of transformers), the last layer after the final
-        norm. float32, on the CPU.
+        norm. An edited state is returned as its edit made it. float32, on the CPU.
         """
-        rollout = Rollout(self, token_ids)
+        rollout = Rollout(self, token_ids, edits)
         wanted = []
         for position in range(max(positions) + 1):
             output = rollout.think() if position else rollout.read()
@@ -470,38 +499,35 @@ class LatentReasoner:
         except torch.OutOfMemoryError as problem:
             raise InputError(f"out of memory with {len(batch)} questions: lower --batch-size") from problem
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def answers(
         self,
         token_ids: Sequence[Sequence[int]],
         thoughts: Tensor | None = None,
         n_thoughts: int = CODI_THOUGHTS,
         max_new_tokens: int = 32,
+        edits: Sequence[Edit] = (),
     ) -> list[str]:
         """What the model says, greedily, after its thoughts and the eot token, for a batch of tokenized questions.
 
-        `thoughts` (batch, n_thoughts, input_dim) are fed to it in place of its own: see `feed_back`.
+        `thoughts` (batch, n_thoughts, input_dim) are fed to it in place of its own: see `feed_back`. `edits` change
+        states on the way.
         """
-        rollout = Rollout(self, token_ids)
-        output = rollout.read()
+        rollout = Rollout(self, token_ids, edits)
+        rollout.read()
         for position in range(n_thoughts if thoughts is None else thoughts.shape[1]):
-            output = rollout.think(None if thoughts is None else thoughts[:, position : position + 1])
-        if self.eot_token_id is not None:
-            output = rollout.say(torch.full((len(token_ids), 1), self.eot_token_id))
-        head, end = self.model.get_output_embeddings(), self.tokenizer.eos_token_id
-        said: list[Tensor] = []
-        ended = torch.zeros(len(token_ids), dtype=torch.bool)
-        while len(said) < max_new_tokens and not ended.all():
-            if said:
-                output = rollout.say(said[-1])
-            state = output.last_hidden_state[:, -1:].to(head.weight.device, head.weight.dtype)
-            said.append(head(state).argmax(-1).cpu())
-            ended |= said[-1][:, 0] == end
-        rows = torch.cat(said, dim=1).tolist() if said else [[] for _ in token_ids]
-        return [
-            self.tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True)
-            for row in rows
-        ]
+            rollout.think(None if thoughts is None else thoughts[:, position : position + 1])
+        return [self.decode(tokens) for tokens in rollout.answer(max_new_tokens)]
+
+    def decode(self, answer: Sequence[int]) -> str:
+        """The text of an answer's tokens."""
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What last hidden states (…, input_dim) say of the next token: (…, vocabulary), float32."""
+        head = self.model.get_output_embeddings()
+        logits: Tensor = head(states.to(head.weight.device, head.weight.dtype))
+        return logits.float()
 
     def feed_back(self, states: Tensor) -> Tensor:
         """The inputs that last hidden states (…, input_dim) become: the thoughts."""
@@ -517,12 +543,21 @@ class LatentReasoner:
 class Rollout:
     """A left-padded batch of questions as it is read, thought about and answered, one token a row at a time.
 
-    Mask and position ids go with every token, so that no row sees padding or its neighbours. Every method returns
-    the backbone's output for its token, with hidden_states.
+    Mask and position ids go with every token, so that no row sees padding or its neighbours. `read`, `think` and
+    `say` return the backbone's output for their token, with hidden_states.
+
+    `edits` change the states of the positions that `read` and `think` pass through. Many conditions of the same
+    questions start from one rollout: `fork` it where they part.
     """
 
-    def __init__(self, reasoner: LatentReasoner, token_ids: Sequence[Sequence[int]]) -> None:
+    @torch.no_grad()
+    def __init__(
+        self, reasoner: LatentReasoner, token_ids: Sequence[Sequence[int]], edits: Sequence[Edit] = ()
+    ) -> None:
+        """Read all but the last token of each question. Raises ValueError if an edit's layer is not the model's."""
         self._reasoner, self._device = reasoner, reasoner.model.device
+        self._edits = self._checked(edits)
+        self.position = -1  # the last that was passed
         lengths = torch.tensor([len(tokens) for tokens in token_ids])
         width = int(lengths.max())
         padded = torch.zeros(len(token_ids), width, dtype=torch.long)
@@ -530,31 +565,151 @@ class Rollout:
             padded[row, width - len(tokens) :] = torch.tensor(tokens)
         mask = (torch.arange(width) >= width - lengths[:, None]).long().to(self._device)
         self._cache = DynamicCache(config=reasoner.model.config)
-        self._last_tokens = padded[:, -1:]
+        self._last_tokens = padded[:, -1:].to(self._device)
         if width > 1:
             # All but the last token only fill the cache, so that no long sequence's hidden states are kept.
             rest, where = mask[:, :-1], (mask.cumsum(1) - 1).clamp(min=0)[:, :-1]
             reasoner.forward(self._cache, rest, where, input_ids=padded[:, :-1].to(self._device))
         self._mask, self._next_place = mask[:, :-1], (lengths - 1)[:, None].to(self._device)
+        self._state = torch.empty(len(token_ids), 0)  # the last hidden state, (batch, 1, input_dim)
+
+    def fork(self, edits: Sequence[Edit] = (), rows: Sequence[int] | None = None) -> "Rollout":
+        """A rollout that goes on from here with `edits`; this one stays as it is, to be forked again.
+
+        The keys and values so far are shared, not copied. `rows` takes these rows of the batch instead of all: some
+        only, or each several times (then they are copied). Raises ValueError if an edit's layer is not the model's,
+        or its position has been passed.
+        """
+        other = copy.copy(self)
+        other._edits = self._checked(edits)
+        if passed := [edit.position for edit in edits if edit.position <= self.position]:
+            raise ValueError(f"position {passed[0]} has been passed: fork before it to edit it")
+        other._cache = copy.copy(self._cache)
+        # A layer of the cache grows by new tensors: the old ones are never written to.
+        other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        if rows is not None:
+            index = torch.tensor(rows, dtype=torch.long, device=self._device)
+            if self._cache.get_seq_length():
+                other._cache.batch_select_indices(index)
+            for name in ("_last_tokens", "_mask", "_next_place", "_state"):
+                setattr(other, name, getattr(self, name)[index])
+        return other
 
     def read(self) -> Any:
         """The last token of the question: position 0."""
-        return self.say(self._last_tokens)
+        return self._pass(input_ids=self._last_tokens)
 
     def think(self, thoughts: Tensor | None = None) -> Any:
         """The next position: its inputs are `thoughts` (batch, 1, input_dim), or the last hidden states fed back."""
-        return self._step(inputs_embeds=self._reasoner.feed_back(self._state) if thoughts is None else thoughts)
+        return self._pass(inputs_embeds=self._next_thought() if thoughts is None else thoughts)
 
     def say(self, tokens: Tensor) -> Any:
-        """An ordinary token for every row: (batch, 1)."""
-        return self._step(input_ids=tokens.to(self._device))
+        """Ordinary tokens for every row: (batch, n)."""
+        return self._step(tokens.shape[1], input_ids=tokens.to(self._device))
 
-    def _step(self, **inputs: Any) -> Any:
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-        output = self._reasoner.forward(self._cache, self._mask, self._next_place, output_hidden_states=True, **inputs)
-        self._next_place = self._next_place + 1
+    @torch.no_grad()
+    def answer(self, max_new_tokens: int = 32) -> list[list[int]]:
+        """The tokens of each row's greedy answer, the end-of-text token and what follows it left out."""
+        for token in self._eot():
+            self.say(token)
+        end = self._reasoner.tokenizer.eos_token_id
+        said: list[Tensor] = []
+        ended = torch.zeros(len(self._mask), dtype=torch.bool)
+        while len(said) < max_new_tokens and not ended.all():
+            if said:
+                self.say(said[-1])
+            said.append(self._reasoner.logits(self._state[:, -1:]).argmax(-1).cpu())
+            ended |= said[-1][:, 0] == end
+        rows = torch.cat(said, dim=1).tolist() if said else [[] for _ in self._mask]
+        return [row[: row.index(end)] if end in row else row for row in rows]
+
+    @torch.no_grad()
+    def states_before(self, answers: Sequence[Sequence[int]]) -> Tensor:
+        """The last hidden state before each token of `answers`, (batch, longest answer, input_dim), in one pass.
+
+        `LatentReasoner.logits` of [row, i] is what the model says of token i of the row's answer after the tokens
+        before it. What stands behind a row's own answer means nothing.
+        """
+        width = max(len(answer) for answer in answers)
+        tokens = torch.zeros(len(answers), width, dtype=torch.long)
+        for row, answer in enumerate(answers):
+            tokens[row, : len(answer)] = torch.tensor(answer, dtype=torch.long)
+        unsaid = torch.cat([*self._eot(), tokens[:, :-1]], dim=1)
+        last = self._state[:, -1:]
+        if unsaid.shape[1]:
+            self.say(unsaid)
+        return self._state if self._eot() else torch.cat([last, self._state], dim=1)[:, :width]
+
+    def _eot(self) -> list[Tensor]:
+        """The eot token for every row, (batch, 1), if the model has one."""
+        eot = self._reasoner.eot_token_id
+        return [] if eot is None else [torch.full((len(self._mask), 1), eot)]
+
+    def _checked(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+        if absent := [edit.layer for edit in edits if not 0 <= edit.layer < self._reasoner.n_layers]:
+            raise ValueError(f"there is no layer {absent[0]} to edit: the model has {self._reasoner.n_layers}")
+        return tuple(edits)
+
+    @torch.no_grad()
+    def _next_thought(self) -> Tensor:
+        return self._reasoner.feed_back(self._state[:, -1:])
+
+    def _pass(self, **inputs: Any) -> Any:
+        """The next position, edited."""
+        self.position += 1
+        here = [edit for edit in self._edits if edit.position == self.position]
+        last = self._reasoner.n_layers - 1
+        with edited_blocks(self._reasoner, [edit for edit in here if edit.layer != last]):
+            output = self._step(1, **inputs)
+        for edit in here:
+            if edit.layer == last:
+                with torch.no_grad():
+                    output.last_hidden_state = apply_edit(edit, output.last_hidden_state)
+                output.hidden_states = (*output.hidden_states[:-1], output.last_hidden_state)
+                self._state = output.last_hidden_state.to(self._device)
+        return output
+
+    @torch.no_grad()
+    def _step(self, n_tokens: int, **inputs: Any) -> Any:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), n_tokens)], dim=1)
+        places = self._next_place + torch.arange(n_tokens, device=self._device)
+        output = self._reasoner.forward(self._cache, self._mask, places, output_hidden_states=True, **inputs)
+        self._next_place = self._next_place + n_tokens
         self._state = output.last_hidden_state.to(self._device)
         return output
+
+
+def apply_edit(edit: Edit, stream: Tensor) -> Tensor:
+    """`stream` (batch, 1, input_dim) with the edit's state in it. Raises ValueError if the edit gives another shape."""
+    state = edit.function(stream[:, -1])
+    if state.shape != stream[:, -1].shape:
+        raise ValueError(
+            f"the edit of layer {edit.layer} at position {edit.position} makes {tuple(state.shape)} "
+            f"of {tuple(stream[:, -1].shape)}"
+        )
+    return state[:, None].to(stream.device, stream.dtype)
+
+
+@contextmanager
+def edited_blocks(reasoner: LatentReasoner, edits: Sequence[Edit]) -> Iterator[None]:
+    """Within, the blocks of `reasoner` put out what the edits make of their output."""
+
+    def replace(edit: Edit, _block: nn.Module, _inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (apply_edit(edit, output[0]), *output[1:])
+        return apply_edit(edit, output)
+
+    blocks = reasoner.blocks if edits else []
+    # Before the hooks by which transformers collects the hidden states. The last to be prepended runs first.
+    hooks = [
+        blocks[edit.layer].register_forward_hook(functools.partial(replace, edit), prepend=True)
+        for edit in reversed(edits)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class ModelSource(NamedTuple):
