@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from thought_saes.saes.topk_sae import TopKSAE
-from thought_saes.training.fused import kernels as kernels
-from thought_saes.training.fused import trainer as fused_trainer
-from thought_saes.training.fused.trainer import SAEArrays, train_fused, train_sae
+from thought_saes.training.fused import features, freezer, kernels
+from thought_saes.training.fused import step as fused_step
+from thought_saes.training.fused.freezer import Freezer
+from thought_saes.training.fused.optimizer import SAEArrays
+from thought_saes.training.fused.step import StepTrainer
+from thought_saes.training.fused.trainer import train_fused, train_sae
 
 BATCH, LR = 32, 1e-3
 
@@ -113,7 +117,7 @@ def test_weights_and_losses_equal_those_of_the_plain_loop(
 
 @pytest.mark.parametrize("dense_share", [0.0, 2.0])
 def test_features_multiplied_densely_give_the_same_weights(dense_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_trainer, "DENSE_SHARE", dense_share)
+    monkeypatch.setattr(fused_step, "DENSE_SHARE", dense_share)
     x, initial, orders = random_rows(100, 24), random_sae(24, 40), shuffles(100, 10)
     fused = train_fused(x, initial, 8, orders, batch_size=BATCH, lr=LR)
     assert difference(fused, train_plain(x, initial, 8, orders)[0]) < 2e-5
@@ -125,37 +129,38 @@ class Log:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.selected: list[NDArray[np.int64]] = []
         self.frozen = self.thawed = 0
-        trainer = fused_trainer._Trainer
-        residual, thaw, freeze = (
-            trainer._compute_residual, trainer._thaw_what_may_be_selected, trainer._freeze_watched
-        )  # fmt: skip
+        residual, thaw, freeze = StepTrainer._compute_residual, Freezer.thaw, Freezer.freeze_watched
 
-        def log_selected(run: fused_trainer._Trainer, order: NDArray[np.int64]) -> None:
-            self.selected.append(np.sort(run.ids[run.indices[: len(order)]], axis=1))
+        def log_selected(run: StepTrainer, order: NDArray[np.int64]) -> None:
+            run.features.check()
+            entries = run.buffers.entries
+            positions = entries.positions[: entries.ends[len(order) - 1]].reshape(len(order), -1)
+            self.selected.append(np.sort(run.features.ids[positions], axis=1))
             residual(run, order)
 
-        def log_thawed(run: fused_trainer._Trainer, order: NDArray[np.int64]) -> None:
-            before = run.n_live
-            thaw(run, order)
-            self.thawed += run.n_live - before
+        def log_thawed(run: Freezer, *args: NDArray[Any]) -> NDArray[np.int64]:
+            before = run.features.n_live
+            rows = thaw(run, *args)
+            self.thawed += run.features.n_live - before
+            return rows
 
-        def log_frozen(run: fused_trainer._Trainer) -> None:
-            before = run.n_live
+        def log_frozen(run: Freezer) -> None:
+            before = run.features.n_live
             freeze(run)
-            self.frozen += before - run.n_live
+            self.frozen += before - run.features.n_live
 
-        monkeypatch.setattr(trainer, "_compute_residual", log_selected)
-        monkeypatch.setattr(trainer, "_thaw_what_may_be_selected", log_thawed)
-        monkeypatch.setattr(trainer, "_freeze_watched", log_frozen)
+        monkeypatch.setattr(StepTrainer, "_compute_residual", log_selected)
+        monkeypatch.setattr(Freezer, "thaw", log_thawed)
+        monkeypatch.setattr(Freezer, "freeze_watched", log_frozen)
 
 
 def train_two_clusters(monkeypatch: pytest.MonkeyPatch, freeze: bool, listed: int = 4) -> tuple[SAEArrays, Log]:
     x, orders = two_clusters()
     with monkeypatch.context() as patch:
-        patch.setattr(fused_trainer, "MARGIN", 0.999)  # so near to selection that many thaw again
-        patch.setattr(fused_trainer, "WATCH_AFTER", 4)
-        patch.setattr(fused_trainer, "LISTED", listed)
-        patch.setattr(fused_trainer, "REORDER_EVERY", 2)
+        patch.setattr(freezer, "MARGIN", 0.999)  # so near to selection that many thaw again
+        patch.setattr(features, "WATCH_AFTER", 4)
+        patch.setattr(freezer, "LISTED", listed)
+        patch.setattr(fused_step, "REORDER_EVERY", 2)
         log = Log(patch)
         weights = train_fused(x, random_sae(24, 48), 4, orders, batch_size=BATCH, lr=LR, freeze=freeze)
     return weights, log
@@ -189,7 +194,7 @@ def test_freezing_selects_the_same_features_at_every_step_and_gives_the_same_wei
 
 def test_without_the_bound_the_selection_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     without, plain_log = train_two_clusters(monkeypatch, freeze=False)
-    monkeypatch.setattr(fused_trainer._Trainer, "_thaw_what_may_be_selected", lambda run, order: None)
+    monkeypatch.setattr(Freezer, "thaw", lambda run, *args: np.empty(0, np.int64))
     unbounded, log = train_two_clusters(monkeypatch, freeze=True)
     assert log.frozen > 5
     assert log.thawed == 0
@@ -202,32 +207,32 @@ def test_the_bound_holds_for_every_later_weight_of_a_frozen_feature(
     listed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, orders = two_clusters()
-    freeze = fused_trainer._Trainer._freeze_watched
+    freeze = Freezer.freeze_watched
     checked = 0
 
-    def check(run: fused_trainer._Trainer) -> None:
+    def check(run: Freezer) -> None:
         nonlocal checked
-        before = run.n_live
+        before = run.features.n_live
         freeze(run)
-        new = slice(run.n_live, before)
-        reaches, features, rest = run.lists
+        new = slice(run.features.n_live, before)
+        reaches, listed, rest, _ = run.lists
         bounds = np.stack(  # of each new feature on each row: what the row's list says of it, if anything, or of others
-            [np.maximum(rest, np.where(features == feature, reaches, 0).max(axis=1)) for feature in run.ids[new]]
+            [np.maximum(rest, np.where(listed == feature, reaches, 0).max(axis=1)) for feature in run.features.ids[new]]
             or [rest]
         )
-        W, m, v = (a[new].astype(np.float64) for a in run.enc)
-        with_one = np.append(run.x, np.ones((len(run.x), 1)), axis=1).astype(np.float64)
-        for step in range(run.steps + 1, run.steps + 200):
+        W, m, v = (a[new].astype(np.float64) for a in run.adam.enc)
+        with_one = np.append(x, np.ones((len(x), 1)), axis=1).astype(np.float64)
+        for step in range(run.adam.steps + 1, run.adam.steps + 200):
             m, v = 0.9 * m, 0.999 * v
             W -= LR / (1 - 0.9**step) * m / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
             reach = np.abs(W[:, : with_one.shape[1]] @ with_one.T)
             assert (reach <= bounds).all()
             checked += reach.size
 
-    monkeypatch.setattr(fused_trainer, "MARGIN", 0.999)
-    monkeypatch.setattr(fused_trainer, "WATCH_AFTER", 4)
-    monkeypatch.setattr(fused_trainer, "LISTED", listed)
-    monkeypatch.setattr(fused_trainer._Trainer, "_freeze_watched", check)
+    monkeypatch.setattr(freezer, "MARGIN", 0.999)
+    monkeypatch.setattr(features, "WATCH_AFTER", 4)
+    monkeypatch.setattr(freezer, "LISTED", listed)
+    monkeypatch.setattr(Freezer, "freeze_watched", check)
     train_fused(x, random_sae(24, 48), 4, orders, batch_size=BATCH, lr=LR)
     assert checked > 0
 
@@ -253,6 +258,17 @@ def test_a_value_that_is_not_finite_makes_the_loss_so(value: float, freeze: bool
     assert not np.isfinite(losses).any()
 
 
+def all_live(ids: NDArray[np.int64]) -> kernels.Features:
+    """Features at these positions, none dense or frozen."""
+    n = len(ids)
+    return kernels.Features(ids, np.argsort(ids), np.full(n, np.inf, np.float32), np.zeros(n, np.int64), 0, n)
+
+
+def room_for_entries(rows: int, k: int) -> kernels.Entries:
+    ends = (np.zeros(rows, np.int64) for _ in range(3))
+    return kernels.Entries(np.zeros(rows * k, np.int64), np.zeros(rows * k, np.float32), *ends)
+
+
 @given(
     values=st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, 1e-40, 3e38, 7.0]), min_size=1, max_size=40),
     data=st.data(),
@@ -265,12 +281,12 @@ def test_selection_takes_the_largest_magnitudes_and_the_lowest_ids_of_a_tie(
     k = data.draw(st.integers(1, n))
     ids = np.array(data.draw(st.permutations(range(n))), np.int64)
     pre_acts = np.array([values], np.float32)
-    indices, acts = np.zeros((1, k), np.int64), np.zeros((1, k), np.float32)
-    kth = np.zeros(1, np.float32)
-    kernels.select(pre_acts, n, ids, indices, acts, kth, np.zeros(1, np.int64))
+    entries, kth = room_for_entries(1, k), np.zeros(1, np.float32)
+    kernels.select(pre_acts, all_live(ids), entries, kth, k, True, np.zeros(1, np.int64))
     expected = np.lexsort((ids, -np.abs(pre_acts[0])))[:k]
-    np.testing.assert_array_equal(indices[0], np.sort(expected))
-    np.testing.assert_array_equal(acts[0], pre_acts[0, indices[0]])
+    assert (entries.starts[0], entries.ends[0]) == (0, k)
+    np.testing.assert_array_equal(entries.positions, np.sort(expected))
+    np.testing.assert_array_equal(entries.acts, pre_acts[0, entries.positions])
     assert kth[0] == np.abs(pre_acts[0, expected[-1]])
 
 
@@ -281,11 +297,10 @@ def test_replayed_steps_are_those_of_adam_without_gradient() -> None:
     w[0, 0], m[0, 0], v[0, 0] = 1e-6, 1e-20, 0  # the tiny, and a second moment that is lost
     t = np.arange(400)
     size, scale = np.append(0, LR / (1 - 0.9 ** t[1:])), np.append(0, 1 / np.sqrt(1 - 0.999 ** t[1:]))
-    flat = tuple(a.copy().ravel() for a in (w, m, v))
+    flat = kernels.Weights(*(a.copy() for a in (w, m, v))).flat()
     since = np.array([10, 300, 310])
-    kernels.replay(
-        flat, since, np.array([0, 2]), 310, size, scale, 0.9, 0.999, 200, np.float32(1e-8), 16, 0, 2
-    )  # fmt: skip
+    steps = kernels.Steps(310, size, scale, 0.9, 0.999, np.float32(1e-8), 200)
+    kernels.replay(np.array([0, 2]), since, flat, steps, 16, 0, 2)
     w64, m64, v64 = w.astype(np.float64), m.astype(np.float64), v.astype(np.float64)
     for step in range(11, 311):
         m64[0], v64[0] = 0.9 * m64[0], 0.999 * v64[0]
@@ -334,10 +349,13 @@ print(in_fork(measure_job, Job("ours", Case(1024, 1024, 2048, 5)), x, TrainConfi
 def test_trying_it_out_compiles_everything_that_training_calls() -> None:
     script = """
 import re
-from thought_saes.training.fused import kernels as fused_kernels, trainer as fused_trainer
-fused_trainer.try_out()
-called = set(re.findall(r"kernels\\.([a-z]\\w+)", open(fused_trainer.__file__).read()))
-print(sorted(name for name in called if not getattr(fused_kernels, name).signatures))
+from pathlib import Path
+from thought_saes.training.fused import kernels, trainer
+trainer.try_out()
+files = [path.read_text() for path in Path(trainer.__file__).parent.glob("*.py") if path.stem != "kernels"]
+called = {name for text in files for name in re.findall(r"kernels\\.([a-z]\\w+)", text)}
+assert len(called) > 15, called
+print(sorted(name for name in called if not getattr(kernels, name).signatures))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thought_saes.training.adam import BETA1, BETA2, DECAY
 from thought_saes.training.stack import Epoch, Stack, train_epoch
 
-BETA1, BETA2 = 0.9, 0.999  # torch.optim.Adam's defaults
 REST = 1e-9  # how far a weight at rest may still move: the rounding of weights around 0.01
 MARGIN = 0.7  # of the k-th largest |pre_act|: features above are often selected in the next epoch
 LEVELS = 8  # live features are rounded up to eighths of latent_dim: SAEs with as many train as one stack
@@ -38,11 +38,10 @@ def steps_to_rest(lr: float) -> int:
     """Steps without gradient after which Adam moves a weight by less than REST in all that follow together.
 
     Whatever the gradients were, |m| <= (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) sqrt(v), by Cauchy and Schwarz. A
-    step without gradient multiplies |m| / sqrt(v) by q = b1 / sqrt(b2) and moves the weight by at most lr of that.
+    step without gradient multiplies |m| / sqrt(v) by DECAY = b1 / sqrt(b2) and moves the weight by at most lr of that.
     """
-    q = BETA1 / BETA2**0.5
-    in_all = lr * q / (1 - q) * (1 - BETA1) / math.sqrt((1 - BETA2) * (1 - BETA1**2 / BETA2))
-    return max(100, math.ceil(math.log(REST / in_all, q)))  # from 100 steps on Adam's 1 - b1^t is 1
+    in_all = lr * DECAY / (1 - DECAY) * (1 - BETA1) / math.sqrt((1 - BETA2) * (1 - BETA1**2 / BETA2))
+    return max(100, math.ceil(math.log(REST / in_all, DECAY)))  # from 100 steps on Adam's 1 - b1^t is 1
 
 
 class Frozen(NamedTuple):

@@ -3,14 +3,18 @@
 A compiler turns `out[i] += c * row[i]` into a load and a store of `out` for every multiply-add. The loops
 here hold a piece of `out` in vector registers while they go through all rows that are added to it. Numba has
 no vector values, so `Lanes(n)`, n float32 side by side, is added to its types: LLVM splits it into whatever
-registers the processor has. Everything is compiled once per machine and cached on disk.
+registers the processor has. Everything is compiled once per machine and cached on disk; the cache does not notice
+a change in another file, so all kernels, and the tuples they take, stand in this one.
+
+Every kernel takes what it reads, the features' states, what it writes, scalars, and last the range [first, last) of
+rows or columns that is its thread's.
 """
 
 # mypy: disable-error-code="no-untyped-def, misc, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -19,6 +23,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, register_model
 from numba.np.arrayobj import make_array
+from numpy.typing import NDArray
 
 F32 = np.float32
 FLAGS = ("reassoc", "contract", "nsz")  # sums may be reordered and fused; NaN and infinity keep their meaning
@@ -174,16 +179,91 @@ _add_narrow, _both_narrow = _piece_kernels(NARROW)
 _add_line, _both_line = _piece_kernels(LINE)
 
 
-@compiled
-def adam(w, m, v, at, gradient, n, factors):
-    """One torch.optim.Adam step of w[at : at + n]; gradient from 0; n a multiple of LINE.
+TINY = np.finfo(np.float32).tiny  # the least that a pre-activation of a ReLU'd rule has to reach
 
-    factors: beta1, beta2, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps.
+
+class Weights(NamedTuple):
+    """Weights and Adam's moments; flat for the kernels, (features, stride) for what exchanges rows."""
+
+    w: NDArray[np.float32]
+    m: NDArray[np.float32]
+    v: NDArray[np.float32]
+
+    def flat(self) -> Weights:
+        return Weights(*(array.reshape(-1) for array in self))
+
+
+class Factors(NamedTuple):
+    """Of one Adam step, all float32."""
+
+    beta1: np.float32
+    beta2: np.float32
+    size: np.float32  # lr / (1 - beta1^t)
+    root_scale: np.float32  # 1 / sqrt(1 - beta2^t)
+    eps: np.float32
+
+
+class Steps(NamedTuple):
+    """`AdamSteps` up to the present one, and what replaying missed ones needs."""
+
+    now: int  # the last step taken
+    sizes: NDArray[np.float64]
+    root_scales: NDArray[np.float64]
+    beta1: float
+    beta2: float
+    eps: np.float32
+    limit: int  # missed steps after which only the moments go on
+
+
+class Features(NamedTuple):
+    """The features' states by position: [0, n_dense) dense, [n_dense, n_live) sparse, then the frozen ones."""
+
+    ids: NDArray[np.int64]  # which feature is at each position
+    place: NDArray[np.int64]  # the position of each feature
+    slack: NDArray[np.float32]  # how far the pre-activation can still move, per unit of |x|; infinite if not known
+    levels: NDArray[np.int64]  # the first of the nested prefixes that holds it, 0 where nothing is nested
+    n_dense: int
+    n_live: int
+
+
+class Entries(NamedTuple):
+    """What each row of a batch selects, in compressed rows of live positions.
+
+    Row r's are [starts[r], ends[r]); those before sparse[r] are dense features.
     """
-    beta1, beta2, step_size, scale, eps = factors
-    b1, c1 = spread(beta1, LINE), spread(F32(1) - beta1, LINE)
-    b2, c2 = spread(beta2, LINE), spread(F32(1) - beta2, LINE)
-    size, correction, small = spread(step_size, LINE), spread(scale, LINE), spread(eps, LINE)
+
+    positions: NDArray[np.int64]
+    acts: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    sparse: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+class ByFeature(NamedTuple):
+    """The entries of sparse features, sorted: those at position p are [offsets[p], offsets[p + 1])."""
+
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    acts: NDArray[np.float32]
+
+
+class Lists(NamedTuple):
+    """For every training row the frozen and watched features that can reach farthest there, and how far others can."""
+
+    reaches: NDArray[np.float32]  # (n, listed)
+    features: NDArray[np.int32]  # (n, listed) ids, -1 for none
+    rest: NDArray[np.float32]  # (n,)
+    norms: NDArray[np.float32]  # (n,) of the row with the bias's constant
+
+
+@compiled
+def adam(arrays, at, gradient, n, factors):
+    """One torch.optim.Adam step of weights [at, at + n); gradient from 0; n a multiple of LINE."""
+    w, m, v = arrays
+    b1, c1 = spread(factors.beta1, LINE), spread(F32(1) - factors.beta1, LINE)
+    b2, c2 = spread(factors.beta2, LINE), spread(F32(1) - factors.beta2, LINE)
+    size, correction = spread(factors.size, LINE), spread(factors.root_scale, LINE)
+    small = spread(factors.eps, LINE)
     for i in range(0, n, LINE):
         g = load(gradient, i, LINE)
         m_i = b1 * load(m, at + i, LINE) + c1 * g
@@ -194,33 +274,32 @@ def adam(w, m, v, at, gradient, n, factors):
 
 
 @compiled
-def replay(arrays, since, positions, step, size, scale, beta1, beta2, limit, eps, stride, first, last):
-    """The Adam steps without gradient that the features at positions[first:last] missed.
+def replay(positions, since, arrays, steps, stride, first, last):
+    """The Adam steps without gradient that the features at positions[first:last] missed, up to steps.now.
 
-    arrays: flat (W, m, v); since: the last step each has seen; step: the last one it is to see.
-    size[t] = lr / (1 - beta1^t), scale[t] = 1 / sqrt(1 - beta2^t). After `limit` steps only m and v go on.
+    since: the last step each has seen.
     """
-    small = spread(eps, LINE)
+    small = spread(steps.eps, LINE)
     w, m, v = arrays
     for n in range(first, last):
         at, seen = positions[n] * stride, since[positions[n]]
-        missed = step - seen
-        steps = min(missed, limit)
-        m_factors, v_factors = np.empty(steps, np.float32), np.empty(steps, np.float32)
-        for i in range(steps):
-            m_factors[i] = size[seen + 1 + i] * beta1 ** (i + 1)
-            v_factors[i] = scale[seen + 1 + i] * beta2 ** (0.5 * (i + 1))
-        m_decay, v_decay = F32(beta1**missed), F32(beta2**missed)
+        missed = steps.now - seen
+        replayed = min(missed, steps.limit)
+        m_factors, v_factors = np.empty(replayed, np.float32), np.empty(replayed, np.float32)
+        for i in range(replayed):
+            m_factors[i] = steps.sizes[seen + 1 + i] * steps.beta1 ** (i + 1)
+            v_factors[i] = steps.root_scales[seen + 1 + i] * steps.beta2 ** (0.5 * (i + 1))
+        m_decay, v_decay = F32(steps.beta1**missed), F32(steps.beta2**missed)
         for i in range(at, at + stride, LINE):
             w_i, m_i, v_i = load(w, i, LINE), load(m, i, LINE), load(v, i, LINE)
             root_i = root(v_i)
-            for j in range(steps):
+            for j in range(replayed):
                 move = spread(m_factors[j], LINE) * m_i / (spread(v_factors[j], LINE) * root_i + small)
                 w_i = w_i - move
             store(w, i, w_i)
             store(m, i, spread(m_decay, LINE) * m_i)
             store(v, i, spread(v_decay, LINE) * v_i)
-        since[positions[n]] = step
+        since[positions[n]] = steps.now
 
 
 @compiled
@@ -231,21 +310,39 @@ def gather(x, order, batch, first, last):
 
 
 @compiled
-def select(pre_acts, n_live, ids, indices, acts, kth, rows):
-    """Of each of `rows`, the k largest |pre_acts|; ties at the k-th go to the lowest id.
+def _key(bits, signed):
+    """What a pre-activation is ranked by, from its bits: |p| or ReLU(p), in order. NaN is above all numbers."""
+    magnitude = bits & np.int32(0x7FFFFFFF)
+    if signed or magnitude > np.int32(0x7F800000):
+        return magnitude
+    return max(bits, np.int32(0))
 
-    indices, acts (rows, k); kth (rows,) is the k-th largest |pre_act|. NaN counts as larger than any number.
+
+@compiled
+def select(pre_acts, features, entries, kth, k, signed, rows):
+    """Of each of `rows`, the k largest |pre_acts|; or, not `signed`, the k largest that are positive.
+
+    Ties at the k-th go to the lowest id. kth (rows,): what a pre-activation had to reach. NaN counts as larger than
+    any number.
     """
-    k = indices.shape[1]
+    n_live, ids = features.n_live, features.ids
+    least = np.int32(0) if signed else np.int32(1)
     bits = np.empty(n_live, np.int32)
     for row in rows:
         values = pre_acts[row, :n_live].view(np.int32)
         largest = np.int32(0)
         for j in range(n_live):  # non-negative floats are in the order of their bits
-            bits[j] = values[j] & np.int32(0x7FFFFFFF)
+            bits[j] = _key(values[j], signed)
             largest = max(largest, bits[j])
         # Bisection: `low` is reached by at least k entries (by `found`), `high` by fewer.
         low, high, found = np.int64(0), np.int64(largest) + 1, n_live
+        if not signed:
+            count = np.int32(0)
+            for j in range(n_live):
+                count += np.int32(bits[j] >= least)
+            low, found = np.int64(1), np.int64(count)
+            if found < k:
+                high = low
         while found != k and high - low > 1:
             middle = (low + high) // 2
             threshold = np.int32(middle)
@@ -266,92 +363,230 @@ def select(pre_acts, n_live, ids, indices, acts, kth, rows):
                         out = j
                 bits[out] = -1
                 surplus -= 1
-        n = 0
+        n = entries.starts[row] = row * k
         smallest = largest
         for j in range(n_live):
             if bits[j] >= threshold:
-                indices[row, n] = j
-                acts[row, n] = pre_acts[row, j]
+                entries.positions[n] = j
+                entries.acts[n] = pre_acts[row, j]
                 smallest = min(smallest, bits[j])
                 n += 1
+        entries.ends[row] = n
         bits[0] = smallest
         kth[row] = bits[:1].view(np.float32)[0]
+        if not signed and (found < k or kth[row] < TINY):
+            kth[row] = TINY
 
 
 @compiled
-def scatter(indices, acts, n_dense, out, counts, rows):
-    """Of each of `rows`: out[row, f] = act of feature f < n_dense, or zero; counts[row] = number of those.
+def count_leading(pre_acts, features, histogram, first, last):
+    """Add to histogram (1 << 15,) the positive pre-activations of rows [first, last) by their bits' upper half."""
+    for row in range(first, last):
+        values = pre_acts[row, : features.n_live].view(np.int32)
+        for j in range(features.n_live):
+            key = _key(values[j], False)
+            if key > 0:
+                histogram[key >> 16] += 1
 
-    indices ascend.
+
+@compiled
+def threshold_of_batch(pre_acts, features, histogram, entries, n_rows, n_kept):
+    """What the n_kept largest positive pre-activations of a batch reach, and the last of those that just do.
+
+    Returns their bits, and the row and the id up to which equal ones are kept: of those the lowest rows are, and of a
+    row the lowest ids. Fills entries.starts and ends. histogram: of `count_leading`, of all rows.
     """
-    for row in rows:
-        out[row, :n_dense] = 0
-        n = 0
-        while n < indices.shape[1] and indices[row, n] < n_dense:
-            out[row, indices[row, n]] = acts[row, n]
-            n += 1
-        counts[row] = n
+    above, leading = 0, len(histogram) - 1
+    while leading >= 0 and above + histogram[leading] < n_kept:
+        above += histogram[leading]
+        leading -= 1
+    keys, rows, ids = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64)
+    if leading >= 0:
+        keys, rows = np.empty(histogram[leading], np.int32), np.empty(histogram[leading], np.int32)
+        ids = np.empty(histogram[leading], np.int64)
+    n = 0
+    counts = entries.ends
+    floor = np.int32(max(leading, 0)) << 16
+    for row in range(n_rows):
+        counts[row] = 0
+        values = pre_acts[row, : features.n_live].view(np.int32)
+        for j in range(features.n_live):
+            key = _key(values[j], False)
+            if key > 0 and key >= floor:
+                if key >> 16 == leading:
+                    keys[n], rows[n], ids[n] = key, row, features.ids[j]
+                    n += 1
+                else:
+                    counts[row] += 1
+    threshold, tie_row, tie_id = np.int32(1), n_rows, np.int64(0)
+    if leading >= 0:
+        threshold = np.sort(keys)[n - (n_kept - above)]
+        ties = np.flatnonzero(keys == threshold)
+        left = n_kept - above - np.count_nonzero(keys > threshold)  # of the ties that are kept, at least one
+        tie_row = rows[ties[left - 1]]  # entries are in the order of rows
+        of_row = ties[rows[ties] == tie_row]
+        tie_id = np.sort(ids[of_row])[left - 1 - np.count_nonzero(rows[ties] < tie_row)]
+        for i in range(n):
+            key, row = keys[i], rows[i]
+            counts[row] += key > threshold or (
+                key == threshold and (row < tie_row or (row == tie_row and ids[i] <= tie_id))
+            )
+    start = 0
+    for row in range(n_rows):
+        entries.starts[row] = start
+        start += counts[row]
+        entries.ends[row] = start
+    return threshold, tie_row, tie_id
 
 
 @compiled
-def zero_unselected(gradients, n_dense, indices, counts, first, last):
+def fill(pre_acts, features, entries, kth, threshold, tie_row, tie_id, first, last):
+    """The entries and kth of rows [first, last) from what `threshold_of_batch` returns."""
+    bits = np.empty(1, np.int32)
+    bits[0] = threshold
+    reach = max(bits.view(np.float32)[0], TINY)
+    for row in range(first, last):
+        values = pre_acts[row, : features.n_live].view(np.int32)
+        n = entries.starts[row]
+        for j in range(features.n_live):
+            key = _key(values[j], False)
+            if key > threshold or (
+                key == threshold and (row < tie_row or (row == tie_row and features.ids[j] <= tie_id))
+            ):
+                entries.positions[n] = j
+                entries.acts[n] = pre_acts[row, j]
+                n += 1
+        kth[row] = reach
+
+
+@compiled
+def scatter(features, entries, out, rows):
+    """Of each of `rows`: out[row, f] = act of feature f < n_dense, or zero; entries.sparse from entries that ascend."""
+    for row in rows:
+        out[row, : features.n_dense] = 0
+        n = entries.starts[row]
+        while n < entries.ends[row] and entries.positions[n] < features.n_dense:
+            out[row, entries.positions[n]] = entries.acts[n]
+            n += 1
+        entries.sparse[row] = n
+
+
+@compiled
+def zero_unselected(features, entries, gradients, first, last):
     """gradients[row, f] = 0 wherever feature f < n_dense is not selected."""
     for row in range(first, last):
         f = 0
-        for n in range(counts[row]):
-            gradients[row, f : indices[row, n]] = 0
-            f = indices[row, n] + 1
-        gradients[row, f:n_dense] = 0
+        for n in range(entries.starts[row], entries.sparse[row]):
+            gradients[row, f : entries.positions[n]] = 0
+            f = entries.positions[n] + 1
+        gradients[row, f : features.n_dense] = 0
 
 
 @compiled
-def reconstruct(batch, W_dec, b_dec, indices, acts, counts, k, stride, scale, residual, squares, first, last):
+def reconstruct(batch, W_dec, b_dec, entries, residual, squares, scale, stride, first, last):
     """Of rows [first, last): residual = scale * (reconstruction - batch), squares (rows,) its norm² unscaled.
 
-    On entry residual holds what the row's first counts[row] selected features add to the reconstruction.
-    Column pieces are the outer loop, so that one piece of all decoder rows stays in the L2 cache.
+    On entry residual holds what the row's dense features add to the reconstruction. Column pieces are the outer loop,
+    so that one piece of all decoder rows stays in the L2 cache.
     """
+    positions, acts = entries.positions, entries.acts
     squares[first:last] = 0
     start = 0
     while start < stride:
         left = stride - start
         for row in range(first, last):
-            at, e0, e1 = row * stride + start, row * k + counts[row], row * k + k
+            at, e0, e1 = row * stride + start, entries.sparse[row], entries.ends[row]
             if left >= WIDE:
                 wide = load(residual, at, WIDE) + load(b_dec, start, WIDE) - load(batch, at, WIDE)
-                wide = _add_wide(wide, acts, indices, W_dec, stride, start, e0, e1)
+                wide = _add_wide(wide, acts, positions, W_dec, stride, start, e0, e1)
                 squares[row] += total(wide * wide)
                 store(residual, at, spread(scale, WIDE) * wide)
             elif left >= NARROW:
                 narrow = load(residual, at, NARROW) + load(b_dec, start, NARROW) - load(batch, at, NARROW)
-                narrow = _add_narrow(narrow, acts, indices, W_dec, stride, start, e0, e1)
+                narrow = _add_narrow(narrow, acts, positions, W_dec, stride, start, e0, e1)
                 squares[row] += total(narrow * narrow)
                 store(residual, at, spread(scale, NARROW) * narrow)
             else:
                 line = load(residual, at, LINE) + load(b_dec, start, LINE) - load(batch, at, LINE)
-                line = _add_line(line, acts, indices, W_dec, stride, start, e0, e1)
+                line = _add_line(line, acts, positions, W_dec, stride, start, e0, e1)
                 squares[row] += total(line * line)
                 store(residual, at, spread(scale, LINE) * line)
         start += WIDE if left >= WIDE else (NARROW if left >= NARROW else LINE)
 
 
 @compiled
-def sort_by_feature(indices, acts, counts, n_rows, n_live, offsets, rows, coefs):
-    """Counting sort of the selected entries, without each row's first counts[row].
+def sort_by_level(features, entries, level_ends, first, last):
+    """Bring the entries of rows [first, last) in the order of their levels; level_ends (rows, levels)."""
+    n_levels = level_ends.shape[1]
+    for row in range(first, last):
+        e0, e1 = entries.starts[row], entries.ends[row]
+        positions, acts = entries.positions[e0:e1].copy(), entries.acts[e0:e1].copy()
+        n = e0
+        for level in range(n_levels):
+            for i in range(e1 - e0):
+                if features.levels[positions[i]] == level:
+                    entries.positions[n], entries.acts[n] = positions[i], acts[i]
+                    n += 1
+            level_ends[row, level] = n
 
-    Those of feature f become [offsets[f], offsets[f + 1]) of rows and coefs.
+
+@compiled
+def reconstruct_nested(batch, W_dec, b_dec, entries, level_ends, residual, squares, scale, stride, level, first, last):
+    """`reconstruct` by each nested prefix of the features, of rows [first, last), added from level's last to first.
+
+    residual, flat (levels, rows, stride) with `level` values each: at g the sum of scale * (reconstruction - batch) of
+    prefix g and all that hold it: d loss / d reconstruction by the features of level g. squares: the mean over the
+    prefixes. Entries are sorted by level.
     """
+    n_levels = level_ends.shape[1]
+    squares[first:last] = 0
+    start = 0
+    while start < stride:
+        left = stride - start
+        for row in range(first, last):
+            at, e0 = row * stride + start, entries.starts[row]
+            if left >= NARROW:
+                narrow = load(b_dec, start, NARROW) - load(batch, at, NARROW)
+                for g in range(n_levels):
+                    narrow = _add_narrow(
+                        narrow, entries.acts, entries.positions, W_dec, stride, start, e0, level_ends[row, g]
+                    )
+                    e0 = level_ends[row, g]
+                    squares[row] += total(narrow * narrow) / F32(n_levels)
+                    store(residual, g * level + at, spread(scale, NARROW) * narrow)
+                for g in range(n_levels - 2, -1, -1):
+                    narrow = load(residual, g * level + at, NARROW) + load(residual, (g + 1) * level + at, NARROW)
+                    store(residual, g * level + at, narrow)
+            else:
+                line = load(b_dec, start, LINE) - load(batch, at, LINE)
+                for g in range(n_levels):
+                    line = _add_line(
+                        line, entries.acts, entries.positions, W_dec, stride, start, e0, level_ends[row, g]
+                    )
+                    e0 = level_ends[row, g]
+                    squares[row] += total(line * line) / F32(n_levels)
+                    store(residual, g * level + at, spread(scale, LINE) * line)
+                for g in range(n_levels - 2, -1, -1):
+                    line = load(residual, g * level + at, LINE) + load(residual, (g + 1) * level + at, LINE)
+                    store(residual, g * level + at, line)
+        start += NARROW if left >= NARROW else LINE
+
+
+@compiled
+def sort_by_feature(features, entries, by_feature, n_rows):
+    """Counting sort of the entries of sparse features."""
+    offsets, n_live = by_feature.offsets, features.n_live
     offsets[: n_live + 1] = 0
     for row in range(n_rows):
-        for j in range(counts[row], indices.shape[1]):
-            offsets[indices[row, j] + 1] += 1
+        for e in range(entries.sparse[row], entries.ends[row]):
+            offsets[entries.positions[e] + 1] += 1
     for f in range(n_live):
         offsets[f + 1] += offsets[f]
     for row in range(n_rows):
-        for j in range(counts[row], indices.shape[1]):
-            f = indices[row, j]
-            rows[offsets[f]] = row
-            coefs[offsets[f]] = acts[row, j]
+        for e in range(entries.sparse[row], entries.ends[row]):
+            f = entries.positions[e]
+            by_feature.rows[offsets[f]] = row
+            by_feature.acts[offsets[f]] = entries.acts[e]
             offsets[f] += 1
     for f in range(n_live, 0, -1):
         offsets[f] = offsets[f - 1]
@@ -359,45 +594,47 @@ def sort_by_feature(indices, acts, counts, n_rows, n_live, offsets, rows, coefs)
 
 
 @compiled
-def update_decoder(residual, offsets, rows, coefs, grads, dec, factors, stride, features, first, last):
-    """Gradient and Adam step of columns [first, last) of the decoder rows of `features`; dec is flat (W, m, v).
+def update_decoder(residual, features, firing, by_feature, grads, dec, factors, stride, level, first, last):
+    """Gradient and Adam step of columns [first, last) of the decoder rows at the positions `firing`; dec is flat.
 
     grads (entries,) becomes these columns' part of d loss / d act of every entry. The decoder row of a feature that
-    did not fire is left behind: see `replay`. Column blocks are the outer loop, so that one block of all residuals
-    stays in the L2 cache.
+    did not fire is left behind: see `replay`. residual: flat, `level` values for each level. Column blocks are the
+    outer loop, so that one block of all residuals stays in the L2 cache.
     """
+    offsets, rows, acts = by_feature
     gradient = np.empty(BLOCK, np.float32)
     grads[:] = 0
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
-        for f in features:
-            e0, e1, base = offsets[f], offsets[f + 1], f * stride
+        for f in firing:
+            e0, e1, base, shift = offsets[f], offsets[f + 1], f * stride, features.levels[f] * level
             i = start
             while i + WIDE // 2 <= stop:
-                half = _both_half(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1)
+                half = _both_half(grads, dec.w, base + i, acts, rows, residual, stride, shift + i, e0, e1)
                 store(gradient, i - start, half)
                 i += WIDE // 2
             while i + NARROW <= stop:
-                narrow = _both_narrow(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1)
+                narrow = _both_narrow(grads, dec.w, base + i, acts, rows, residual, stride, shift + i, e0, e1)
                 store(gradient, i - start, narrow)
                 i += NARROW
             while i < stop:
-                line = _both_line(grads, dec[0], base + i, coefs, rows, residual, stride, i, e0, e1)
+                line = _both_line(grads, dec.w, base + i, acts, rows, residual, stride, shift + i, e0, e1)
                 store(gradient, i - start, line)
                 i += LINE
-            adam(dec[0], dec[1], dec[2], base + start, gradient, stop - start, factors)
+            adam(dec, base + start, gradient, stop - start, factors)
 
 
 @compiled
-def update_encoder(batch, offsets, rows, grads, enc, factors, stride, features, first, last):
-    """Gradient and Adam step of columns [first, last) of the encoder rows of `features`; enc is flat (W, m, v).
+def update_encoder(batch, firing, by_feature, grads, enc, factors, stride, first, last):
+    """Gradient and Adam step of columns [first, last) of the encoder rows at the positions `firing`; enc is flat.
 
     grads (entries,), d loss / d act, are the coefficients of the gradient.
     """
+    offsets, rows, _ = by_feature
     gradient = np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
-        for f in features:
+        for f in firing:
             e0, e1 = offsets[f], offsets[f + 1]
             i = start
             while i + WIDE <= stop:
@@ -412,37 +649,34 @@ def update_encoder(batch, offsets, rows, grads, enc, factors, stride, features, 
                 line = _add_line(spread(F32(0), LINE), grads, rows, batch, stride, i, e0, e1)
                 store(gradient, i - start, line)
                 i += LINE
-            adam(enc[0], enc[1], enc[2], f * stride + start, gradient, stop - start, factors)
+            adam(enc, f * stride + start, gradient, stop - start, factors)
 
 
 @compiled
-def update_dense(gradients, arrays, factors, stride, feature, first, last):
-    """Adam step of columns [first, last) of the features from `feature` on; arrays is flat (W, m, v).
-
-    gradients: (features, last - first).
-    """
+def update_dense(gradients, arrays, factors, stride, position, first, last):
+    """Adam step of columns [first, last) of the features from `position` on; gradients (features, last - first)."""
     for n in range(len(gradients)):
-        adam(arrays[0], arrays[1], arrays[2], (feature + n) * stride + first, gradients[n], last - first, factors)
+        adam(arrays, (position + n) * stride + first, gradients[n], last - first, factors)
 
 
 @compiled
-def update_idle(arrays, factors, stride, features, first, last):
-    """Adam step without gradient of columns [first, last) of `features`; arrays is flat (W, m, v)."""
+def update_idle(idle, arrays, factors, stride, first, last):
+    """Adam step without gradient of columns [first, last) of the features at the positions `idle`."""
     nothing = np.zeros(last - first, np.float32)
-    for f in features:
-        adam(arrays[0], arrays[1], arrays[2], f * stride + first, nothing, last - first, factors)
+    for f in idle:
+        adam(arrays, f * stride + first, nothing, last - first, factors)
 
 
 @compiled
-def update_bias(residual, n_rows, stride, bias, factors, first, last):
-    """Gradient and Adam step of columns [first, last) of the decoder bias; bias is (b, m, v)."""
+def update_bias(residual, bias, factors, n_rows, stride, first, last):
+    """Gradient and Adam step of columns [first, last) of the decoder bias."""
     gradient = np.empty(last - first, np.float32)
     for i in range(first, last, LINE):
         value = spread(F32(0), LINE)
         for row in range(n_rows):
             value = value + load(residual, row * stride + i, LINE)
         store(gradient, i - first, value)
-    adam(bias[0], bias[1], bias[2], first, gradient, last - first, factors)
+    adam(bias, first, gradient, last - first, factors)
 
 
 @compiled
@@ -454,11 +688,12 @@ def swap(arrays, a, b):
 
 
 @compiled
-def speeds_and_sizes(w, m, v, eps, features):
-    """|m / (sqrt(v) + eps)| and |w|, norms of rows, for each of the features."""
-    speeds, sizes = np.empty(features.size, np.float32), np.empty(features.size, np.float32)
-    for n in range(features.size):
-        f = features[n]
+def speeds_and_sizes(enc, positions, eps):
+    """|m / (sqrt(v) + eps)| and |w|, norms of encoder rows, for each of the positions."""
+    w, m, v = enc
+    speeds, sizes = np.empty(positions.size, np.float32), np.empty(positions.size, np.float32)
+    for n in range(positions.size):
+        f = positions[n]
         moves = size = F32(0)
         for i in range(w.shape[1]):
             ratio = m[f, i] / (np.sqrt(v[f, i]) + eps)
@@ -479,95 +714,86 @@ def row_norms(x, norms, first, last):
 
 
 @compiled
-def _list(reaches, features, row, value, feature, place, slack):
+def _reach(pre_act, signed, slack):
+    """How near to selection a pre-activation can come."""
+    return (abs(pre_act) if signed else pre_act) + slack
+
+
+@compiled
+def _list(features, lists, row, value, feature):
     """Enter a frozen or watched feature in the row's list, for one that is neither, or for the least if that is less.
 
     Returns what is not in the list then: `value`, that of the least, or 0.
     """
+    reaches, listed = lists.reaches, lists.features
     least = 0
     for i in range(reaches.shape[1]):
-        there = features[row, i]
-        if there < 0 or there == feature or slack[place[there]] == np.inf:
-            reaches[row, i], features[row, i] = value, feature
+        there = listed[row, i]
+        if there < 0 or there == feature or features.slack[features.place[there]] == np.inf:
+            reaches[row, i], listed[row, i] = value, feature
             return F32(0)
         if reaches[row, i] < reaches[row, least]:
             least = i
     if value <= reaches[row, least]:
         return value
     left = reaches[row, least]
-    reaches[row, least], features[row, least] = value, feature
+    reaches[row, least], listed[row, least] = value, feature
     return left
 
 
 @compiled
-def watch(
-    pre_acts,
-    kth,
-    order,
-    norms,
-    watched,
-    slack_now,
-    slack,
-    ids,
-    place,
-    margin,
-    reaches,
-    features,
-    rest,
-    near,
-    first,
-    last,
-):
-    """Enter in the lists of rows [first, last) how far |pre_act| of the watched features can reach there.
+def watch(pre_acts, kth, order, features, watched, slack_now, lists, near, margin, signed, first, last):
+    """Enter in the lists of rows [first, last) how far the pre-activations of the watched features can reach there.
 
-    near[n] becomes True for those of `watched` (positions) that come near the row's k-th largest, and is not
-    entered: they are not to be frozen.
+    near[n] becomes True for those of `watched` (positions) that come near what the row selects, and is not entered:
+    they are not to be frozen.
     """
     for row in range(first, last):
         r, limit = order[row], margin * kth[row]
         for n in range(watched.size):
             f = watched[n]
-            value = abs(pre_acts[row, f]) + slack_now[n] * norms[r]
+            value = _reach(pre_acts[row, f], signed, slack_now[n] * lists.norms[r])
             if not value < limit:
                 near[n] = True
-            elif value > rest[r]:
-                rest[r] = max(rest[r], _list(reaches, features, r, value, ids[f], place, slack))
+            elif value > lists.rest[r]:
+                lists.rest[r] = max(lists.rest[r], _list(features, lists, r, value, features.ids[f]))
 
 
 @compiled
-def may_be_selected(batch, enc, kth, order, norms, slack, n_live, place, reaches, features, rest, wanted, unsure):
-    """Which frozen features can reach the k-th largest |pre_act| of a row of the batch.
+def may_be_selected(batch, enc, kth, order, features, lists, wanted, unsure, signed):
+    """Which frozen features can reach what a row of the batch selects.
 
     wanted (latent_dim,) becomes True for those that the lists name, looked at again, as their slack was larger when
     they were listed; unsure (rows,): there may be others. Returns the rows with any of either.
     """
+    reaches, listed = lists.reaches, lists.features
     found = np.zeros(order.size, np.bool_)
     for row in range(order.size):
         r = order[row]
-        found[row] = unsure[row] = not kth[row] > rest[r]
+        found[row] = unsure[row] = not kth[row] > lists.rest[r]
         for i in range(reaches.shape[1]):
             if kth[row] > reaches[r, i]:
                 continue
-            f = features[r, i]
-            p = place[f]
-            if f >= 0 and p >= n_live:
+            f = listed[r, i]
+            p = features.place[f]
+            if f >= 0 and p >= features.n_live:
                 pre_act = F32(0)
                 for j in range(batch.shape[1]):
                     pre_act += batch[row, j] * enc[p, j]
-                reaches[r, i] = abs(pre_act) + slack[p] * norms[r]
+                reaches[r, i] = _reach(pre_act, signed, features.slack[p] * lists.norms[r])
                 if not kth[row] > reaches[r, i]:
                     found[row] = wanted[f] = True
     return np.flatnonzero(found)
 
 
 @compiled
-def list_anew(pre_acts, kth, rows, order, norms, slack, ids, place, n_live, reaches, features, rest, wanted):
+def list_anew(pre_acts, kth, order, features, rows, lists, wanted, signed):
     """Make the lists of `rows` of the batch from pre_acts (rows, frozen features); wanted as `may_be_selected`."""
     for n in range(rows.size):
         r = order[rows[n]]
-        features[r], rest[r] = -1, 0
-        for f in range(n_live, ids.size):
-            value = abs(pre_acts[n, f - n_live]) + slack[f] * norms[r]
+        lists.features[r], lists.rest[r] = -1, 0
+        for f in range(features.n_live, features.ids.size):
+            value = _reach(pre_acts[n, f - features.n_live], signed, features.slack[f] * lists.norms[r])
             if not kth[rows[n]] > value:
-                wanted[ids[f]] = True
-            rest[r] = max(rest[r], _list(reaches, features, r, value, ids[f], place, slack))
+                wanted[features.ids[f]] = True
+            lists.rest[r] = max(lists.rest[r], _list(features, lists, r, value, features.ids[f]))
