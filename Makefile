@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = demo/run
 
-.PHONY: demo test
+.PHONY: demo test test-exports
 demo: .venv/installed
 	.venv/bin/python demo/problems.py --output $(RUN)/problems.jsonl
 	.venv/bin/python extract_activations.py --model demo/model --dataset $(RUN)/problems.jsonl --positions 0-6 \
@@ -17,6 +17,16 @@ test: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest
+
+# Each library's own loader reads what was exported for it. SPARSIFY_DISABLE_TRITON: its kernels are for a GPU.
+test-exports: .venv-exports/installed
+	SPARSIFY_DISABLE_TRITON=1 .venv-exports/bin/python -m pytest -o addopts=-q tests/exports/proof_by_the_libraries.py
+
+.venv-exports/installed: requirements-exports.txt
+	$(PYTHON) -m venv .venv-exports
+	.venv-exports/bin/pip install --quiet -r requirements-exports.txt
+	.venv-exports/bin/pip uninstall --quiet --yes torchvision # built for one build of torch only, and nothing needs it
+	touch $@
 
 .venv/installed: pyproject.toml requirements.txt requirements-cluster.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ import pytest
 
 from analyze_all_layers import main
 from tests.helpers.grids import Sae, write_baselines, write_grid, write_seed
-from thought_saes.reporting.report import without_path
+from thought_saes.common.text import without_path
 
 LAYERS, POSITIONS, LATENT_DIMS, K_VALUES = (0, 3, 7), (0, 1), (64, 128), (4, 8)
 AXES = (LAYERS, POSITIONS, LATENT_DIMS, K_VALUES)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 # By name: in a fixed-width font they pass for the letters x and y.
 TIMES, GAMMA = "\N{MULTIPLICATION SIGN}", "\N{GREEK SMALL LETTER GAMMA}"
@@ -84,3 +86,11 @@ def in_time(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def without_path(value: Any) -> str | None:
+    """The name of a model or a data set as it was typed, but of an absolute path the last name only."""
+    if not value:
+        return None
+    text = str(value)
+    return Path(text).name if text.startswith(("/", "~")) or Path(text).is_absolute() else text

@@ -10,7 +10,7 @@ from thought_saes.analysis.findings import conclude
 from thought_saes.analysis.grid import describe_missing
 from thought_saes.analysis.study import ERROR, EV, Study, best, better_than_pca, error_metric, has, rank_correlation
 from thought_saes.common.files import read_json
-from thought_saes.common.text import TIMES, compact, count, number, of, section, table, with_sd
+from thought_saes.common.text import TIMES, compact, count, number, of, section, table, with_sd, without_path
 from thought_saes.reporting.effects import analysis
 from thought_saes.reporting.recommendations import recommended
 from thought_saes.reporting.results import in_words, results
@@ -34,14 +34,6 @@ FILE_KINDS = {
     "grid_metrics_pos{position}_layer{layer}_latent{latent_dim}.json": "grid_metrics_pos*_layer*_latent*.json",
     "baselines_pos{position}_layer{layer}.json": "baselines_pos*_layer*.json",
 }
-
-
-def without_path(value: Any) -> str | None:
-    """The name of a model or a data set as it was typed, but of an absolute path the last name only."""
-    if not value:
-        return None
-    text = str(value)
-    return Path(text).name if text.startswith(("/", "~")) or Path(text).is_absolute() else text
 
 
 def read_origin(folders: Sequence[Path], names: Sequence[str]) -> Origin:

@@ -1,5 +1,6 @@
 """The grid's published values, what an SAE is called, and the names of the files in a results folder."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,13 @@ class SaeKey(NamedTuple):
 def checkpoint_path(results: Path, key: SaeKey) -> Path:
     """The weights of one SAE."""
     return results / f"pos{key.cell.position}_layer{key.cell.layer}_d{key.latent_dim}_k{key.k}.pt"
+
+
+def checkpoint_keys(results: Path) -> list[SaeKey]:
+    """The SAEs whose weights a folder holds, in the order of AXES."""
+    names = (re.fullmatch(r"pos(\d+)_layer(\d+)_d(\d+)_k(\d+)\.pt", path.name) for path in results.glob("pos*.pt"))
+    numbers = (tuple(map(int, name.groups())) for name in names if name)
+    return sorted(SaeKey(Cell(layer, position), latent_dim, k) for position, layer, latent_dim, k in numbers)
 
 
 def metrics_path(results: Path, cell: Cell, latent_dim: int) -> Path:

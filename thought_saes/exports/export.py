@@ -1,0 +1,62 @@
+"""Write SAEs of a results folder for another library, and upload them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from thought_saes.common.errors import InputError
+from thought_saes.common.files import only_writer, read_json, write_bytes
+from thought_saes.common.text import without_path
+from thought_saes.exports.card import Listed, folder_name, model_card
+from thought_saes.exports.library import Exported, Library, Origin
+from thought_saes.exports.weights import Weights
+from thought_saes.results.names import SaeKey, checkpoint_path, metrics_path, plan_path
+from thought_saes.saes.topk_sae import TopKSAE
+
+CARD = "README.md"
+
+
+def read_origin(results: Path, key: SaeKey) -> Origin:
+    """What the folder says of where an SAE comes from. Raises InputError if one of its files is damaged."""
+    about: dict[str, Any] = read_json(plan_path(results)) if plan_path(results).exists() else {}
+    metrics = metrics_path(results, key.cell, key.latent_dim)
+    metadata = read_json(metrics)["metadata"] if metrics.exists() else {}
+    return Origin(without_path(about.get("model")), without_path(about.get("dataset")), metadata.get("position_0"))
+
+
+def load(results: Path, key: SaeKey) -> Exported:
+    """One SAE of the folder. Raises InputError if its checkpoint is damaged, or is not of what its name says."""
+    path = checkpoint_path(results, key)
+    try:
+        sae = TopKSAE.load(path)
+    except ValueError as problem:
+        raise InputError(str(problem)) from problem
+    if (sae.latent_dim, sae.k) != (key.latent_dim, key.k):
+        raise InputError(f"{path} holds latent_dim {sae.latent_dim}, k {sae.k}: not what its name says")
+    return Exported(key, Weights.of(sae), sae.config, sae.metrics, read_origin(results, key))
+
+
+def export(results: Path, keys: Sequence[SaeKey], library: Library, output: Path, repository: str) -> list[str]:
+    """Write a folder for each SAE and the model card; return the names of all files, relative to `output`.
+
+    A folder is whole when its last file, the config, is there. Raises InputError if a checkpoint is damaged or the
+    library has nothing that computes what an SAE does.
+    """
+    listed: list[Listed] = []
+    names: list[str] = []
+    with only_writer(output):
+        for key in tqdm(keys, unit="SAE", desc=f"writing for {library.title}"):
+            sae = load(results, key)
+            files = library.files(sae)
+            folder = output / folder_name(key)
+            folder.mkdir(exist_ok=True)
+            *_, config = files
+            (folder / config).unlink(missing_ok=True)
+            for name, content in files.items():
+                write_bytes(folder / name, content)
+                names.append(f"{folder.name}/{name}")
+            listed.append(Listed(sae))
+        write_bytes(output / CARD, model_card(listed, library, repository).encode())
+    return [*names, CARD]
