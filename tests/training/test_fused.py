@@ -15,6 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.helpers.plain_training import (
+    BATCH,
+    LR,
+    difference,
+    random_rows,
+    random_sae,
+    shuffles,
+    train_plain,
+    two_clusters,
+)
 from thought_saes.saes.topk_sae import TopKSAE
 from thought_saes.training.fused import features, freezer, kernels
 from thought_saes.training.fused import step as fused_step
@@ -22,63 +32,6 @@ from thought_saes.training.fused.freezer import Freezer
 from thought_saes.training.fused.optimizer import SAEArrays
 from thought_saes.training.fused.step import StepTrainer
 from thought_saes.training.fused.trainer import train_fused, train_sae
-
-BATCH, LR = 32, 1e-3
-
-
-def random_sae(input_dim: int, latent_dim: int, seed: int = 0) -> SAEArrays:
-    rng = np.random.default_rng(seed)
-    W_enc, W_dec = rng.standard_normal((2, latent_dim, input_dim)).astype(np.float32) / input_dim**0.5
-    b_enc, b_dec = (0.1 * rng.standard_normal(n).astype(np.float32) for n in (latent_dim, input_dim))
-    return SAEArrays(W_enc, b_enc, W_dec, b_dec)
-
-
-def random_rows(n_rows: int, input_dim: int, seed: int = 1) -> NDArray[np.float32]:
-    rng = np.random.default_rng(seed)
-    return (rng.standard_normal((n_rows, input_dim)) + rng.standard_normal(input_dim)).astype(np.float32)
-
-
-def shuffles(n_rows: int, epochs: int) -> list[NDArray[np.int64]]:
-    return [np.random.default_rng(epoch).permutation(n_rows) for epoch in range(epochs)]
-
-
-def two_clusters(n_rows: int = 400, input_dim: int = 24) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
-    """Rows along two different directions, and orders with long stretches of one of them: features of the
-    other one stop firing meanwhile, and fire again."""
-    rng = np.random.default_rng(5)
-    x = 0.3 * rng.standard_normal((n_rows, input_dim)).astype(np.float32)
-    half = n_rows // 2
-    x[:half, : input_dim // 2] += 2 * rng.standard_normal(input_dim // 2).astype(np.float32)
-    x[half:, input_dim // 2 :] += 2 * rng.standard_normal(input_dim // 2).astype(np.float32)
-    orders = [np.append(rng.permutation(half), half + rng.permutation(half)) for _ in range(30)]
-    return x, orders
-
-
-def train_plain(
-    x: NDArray[np.float32], initial: SAEArrays, k: int, orders: list[NDArray[np.int64]]
-) -> tuple[SAEArrays, list[float]]:
-    """The textbook loop; returns the weights and the mean squared error over each epoch."""
-    W_enc, b_enc, W_dec, b_dec = (torch.tensor(a).requires_grad_() for a in initial)
-    optimizer = torch.optim.Adam((W_enc, b_enc, W_dec, b_dec), lr=LR)
-    losses = []
-    for order in orders:
-        squares = 0.0
-        for rows in torch.from_numpy(order).split(BATCH):
-            batch = torch.from_numpy(x)[rows]
-            pre_acts = batch @ W_enc.T + b_enc
-            top = pre_acts.abs().topk(k, dim=-1).indices
-            latents = torch.zeros_like(pre_acts).scatter(-1, top, pre_acts.gather(-1, top))
-            loss = torch.nn.functional.mse_loss(latents @ W_dec + b_dec, batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            squares += loss.item() * batch.numel()
-        losses.append(squares / x.size)
-    return SAEArrays(*(p.detach().numpy() for p in (W_enc, b_enc, W_dec, b_dec))), losses
-
-
-def difference(a: SAEArrays, b: SAEArrays) -> float:
-    return max(float(np.abs(p - q).max()) for p, q in zip(a, b, strict=True))
 
 
 @pytest.fixture(autouse=True)
