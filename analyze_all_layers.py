@@ -10,6 +10,8 @@ writes the metrics, visualize_all_layers.py the figures that the report shows.
 from dataclasses import dataclass
 from pathlib import Path
 
+from thought_saes.activations.cell import Cell
+from thought_saes.analysis.findings import chosen_focus, conclude
 from thought_saes.analysis.grid import choose_slice
 from thought_saes.analysis.runs import load_replicates, recorded
 from thought_saes.analysis.study import make_study
@@ -17,11 +19,13 @@ from thought_saes.analysis.summary import analyse
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.files import write_bytes, write_json
 from thought_saes.common.flags import check_at_least, option, parse_config
-from thought_saes.reporting.report import read_origin, write_report
+from thought_saes.reporting.origin import read_origin
+from thought_saes.reporting.report import CSV, write_report
 from thought_saes.reporting.terminal import describe
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM
 
 SUMMARY, REPORT = "analysis_summary.json", "report.md"
+PUBLISHED_FOCUS = Cell(layer=14, position=3)  # the published report asks whether it is the best, or a first guess
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class AnalysisConfig:
     output: Path | None = option(None, help="folder for the summary and the report; if not given, the first of them")
     k: int = option(SLICE_K, help="k of the slice for layer and position effects")
     latent_dim: int = option(SLICE_LATENT_DIM, help="latent_dim of the slice")
+    focus_layer: int | None = option(None, help="layer of the cell that the report answers for; if not given, 14")
+    focus_position: int | None = option(None, help="its position; if not given, 3")
     allow_partial: bool = option(False, help="analyse what is there of an incomplete grid")
     dry_run: bool = option(False, help="say what would be read and written, and stop")
 
@@ -47,17 +53,21 @@ def main() -> int:
     record = recorded(config)
     origin = read_origin(config.results, record["results"])
     study = make_study(grid, choose_slice(grid, config.k, config.latent_dim))
-    summary = analyse(study, config.k, config.latent_dim)
+    focus = chosen_focus(study, config.focus_layer, config.focus_position, PUBLISHED_FOCUS)
+    findings = conclude(study, focus)
+    summary = analyse(findings, config.k, config.latent_dim)
     versions = package_versions("numpy", "pandas", "statsmodels")
-    report = write_report(study, origin, [SUMMARY, REPORT], versions)
+    report = write_report(findings, origin, [SUMMARY, REPORT, CSV], versions)
     output = config.output or config.results[0]
+    names = ", ".join(str(output / name) for name in (SUMMARY, REPORT, CSV))
     if config.dry_run:
-        print(f"{grid.describe_files(config.results)}\nwould be written: {output / SUMMARY}, {output / REPORT}")
+        print(f"{grid.describe_files(config.results)}\nwould be written: {names}")
         return 0
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / SUMMARY, summary | {"config": record, "versions": versions})
     write_bytes(output / REPORT, report.encode())
-    print(f"{describe(summary, grid)}\n\nwritten: {output / SUMMARY}, {output / REPORT}")
+    write_bytes(output / CSV, study.configs.to_csv(index=False, float_format="%.6g").encode())
+    print(f"{describe(summary, grid)}\n\nwritten: {names}")
     return 0
 
 

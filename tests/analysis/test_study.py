@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.grids import write_grid
 from thought_saes.analysis.grid import Grid, Slice
+from thought_saes.analysis.relative import ranking
 from thought_saes.analysis.runs import load_replicates
 from thought_saes.analysis.study import (
     DEATH,
@@ -18,13 +19,10 @@ from thought_saes.analysis.study import (
     cell_bests,
     configurations,
     make_study,
-    not_told_apart,
     over_seeds,
     pareto_front,
     rank_correlation,
-    spread,
 )
-from thought_saes.reporting.recommendations import ranking
 
 LATENT_DIM = 64
 
@@ -102,25 +100,6 @@ def test_a_layer_without_a_recommended_configuration_in_some_cell_comes_last(two
     study = make_study(two_seeds, Slice(8, LATENT_DIM, ""))
     bests = study.bests[~((study.bests["layer"] == 0) & (study.bests["position"] == 1))]
     assert ranking(study._replace(bests=bests), "layer").index.tolist() == [1, 0]
-
-
-def test_not_told_apart_are_those_nearer_than_the_root_of_both_squared_deviations(two_seeds: Grid) -> None:
-    configs = configurations(two_seeds)
-    layer_0 = configs[(configs["layer"] == 0) & configs["eligible"]]
-    first = best(layer_0).iloc[0]
-    # 0.41 against 0.43: 0.02 = sqrt(0.0002 + 0.0002), told apart but for rounding; 0.41 against 0.60: 0.19 is more
-    # than sqrt(0.02 + 0.0002) = 0.142.
-    assert not_told_apart(layer_0.assign(error_sd=layer_0[f"{ERROR}_sd"] * 1.01), first) == 1
-    assert not_told_apart(layer_0.assign(error_sd=layer_0[f"{ERROR}_sd"] * 0.9), first) == 0
-    assert spread(0.3, 0.4) == pytest.approx(0.5)
-
-
-def test_a_difference_is_judged_by_the_spread_between_seeds_and_not_at_all_with_one(two_seeds: Grid) -> None:
-    study = make_study(two_seeds, Slice(8, LATENT_DIM, ""))
-    assert "smaller than the spread between seeds (0.5000): not told apart" in study.judge(-0.49, 0.3, 0.4)
-    assert study.judge(0.51, 0.3, 0.4) == "larger than the spread between seeds (0.5000)"
-    one = study._replace(grid=two_seeds._replace(seeds=(0,)))
-    assert "cannot be judged" in one.judge(0.51, 0.3, 0.4)
 
 
 def test_the_mean_over_seeds_is_of_each_seeds_mean(two_seeds: Grid) -> None:

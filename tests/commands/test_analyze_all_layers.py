@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import analyze_all_layers
 from analyze_all_layers import main
 from thought_saes.activations.cell import Cell
+from thought_saes.analysis.findings import conclude
 from thought_saes.analysis.grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid
 from thought_saes.analysis.study import DEATH, EV, make_study
 from thought_saes.analysis.summary import analyse, best_effect, plain
@@ -54,7 +55,7 @@ def uniform_grid(axes: Iterable[Iterable[int]]) -> dict[Sae, dict[str, Any]]:
 
 
 def analysed(grid: Grid, k: int, latent_dim: int) -> dict[str, Any]:
-    return analyse(make_study(grid, choose_slice(grid, k, latent_dim)), k, latent_dim)
+    return analyse(conclude(make_study(grid, choose_slice(grid, k, latent_dim))), k, latent_dim)
 
 
 @pytest.fixture
@@ -396,4 +397,5 @@ def test_the_command_line_prints_the_tables_and_writes_the_same_summary_again(ha
     assert runs[0] == runs[1]
     config = strict(hand_worked / "analysis_summary.json")["config"]
     default = {"output": None, "k": 20, "latent_dim": 1024, "allow_partial": False}
+    default |= {"focus_layer": None, "focus_position": None}
     assert config == {"results": ["results"]} | default

@@ -2,7 +2,8 @@
 
 The baselines of a cell (`baselines_pos*_layer*.json`) become columns of its SAEs: `mean_*` is predicting the
 training mean, `pca_*` PCA of rank k, `untrained_*` an untrained SAE of the same shape, each as explained_variance and
-as fvu; `gamma`, `effective_rank` and `mean_norm` describe the cell. Without such files the columns are absent.
+as fvu; `gaussian_fvu` and `gaussian_pca_fvu` are of an SAE and of PCA on Gaussian rows of the same mean and covariance;
+`gamma`, `effective_rank` and `mean_norm` describe the cell. Without such files the columns are absent.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ CELL_BASELINES = [
     "effective_rank",
     "mean_norm",
 ]
-BASELINES = [*CELL_BASELINES, *(f"untrained_{score}" for score in SCORES)]
+BASELINES = [*CELL_BASELINES, *(f"untrained_{score}" for score in SCORES), "gaussian_fvu", "gaussian_pca_fvu"]
 
 
 def shown(path: Path) -> str:
@@ -76,7 +77,9 @@ def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -
             "pca": content["pca"].get(str(sae.k), {}),
             "untrained": content["untrained"].get(str(sae.latent_dim), {}).get(str(sae.k), {}),
         }
+        gaussian = content.get("gaussian", {}).get(str(sae.latent_dim), {}).get(str(sae.k), {})
         scores = {f"{name}_{score}": values.get(score) for name, values in scored.items() for score in SCORES}
+        scores |= {f"gaussian_{score}": gaussian.get(score) for score in ("fvu", "pca_fvu")}
         return scores | {name: content[name] for name in ("gamma", "effective_rank", "mean_norm")}
 
     try:

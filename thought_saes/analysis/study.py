@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import Grid, Slice
 from thought_saes.analysis.variance import Decomposition, decompose
 from thought_saes.results.names import AXES
@@ -19,6 +20,9 @@ EV = "explained_variance"
 DEATH = "feature_death_rate"
 FVU = "fvu"
 ERROR = "error"
+RELATIVE = "relative"
+# fvu on the halves of the validation rows: configurations are chosen on the first and quoted on the second.
+HALVES = ("fvu_selection", "fvu_report")
 # At most this share of dead features, for a recommendation to those who study single features.
 FEW_DEAD = 0.10
 # An SAE in which fewer than this many times k features ever fire uses (nearly) the same ones on every row: with only k
@@ -40,9 +44,26 @@ def error_name(table: pd.DataFrame) -> str:
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with two more columns: `error`, and `collapsed` (False where the active features are unknown)."""
+    """The table with what the conclusions are drawn from.
+
+    - `error`: fvu, or 1 - explained_variance where the files hold no fvu.
+    - `choice`, `quoted`: its value on the half of the validation rows that configurations are chosen on, and on the
+      half that the chosen ones are quoted on; both `error` where the files do not tell the halves apart.
+    - `relative`: fvu over that of PCA of rank k, NaN without baselines: below 1 the SAE is better.
+    - `can_collapse`: whether latent_dim is at least 2k; below, fewer than 2k features fire by definition.
+    - `collapsed`: fewer than 2k features ever fire though it could be more; False where the number is unknown.
+    """
     error = table[FVU] if has(table, FVU) else 1 - table[EV]
-    return table.assign(error=error, collapsed=table["num_active_features"] < COLLAPSED_BELOW * table["k"])
+    halves = table[list(HALVES)] if has(table, *HALVES) else pd.DataFrame(dict.fromkeys(HALVES, error))
+    can_collapse = table["latent_dim"] >= COLLAPSED_BELOW * table["k"]
+    return table.assign(
+        error=error,
+        choice=halves[HALVES[0]],
+        quoted=halves[HALVES[1]],
+        relative=table[FVU] / table["pca_fvu"] if has(table, FVU, "pca_fvu") else np.nan,
+        can_collapse=can_collapse,
+        collapsed=can_collapse & (table["num_active_features"] < COLLAPSED_BELOW * table["k"]),
+    )
 
 
 def better_than_pca(saes: pd.DataFrame) -> tuple[int, int] | None:
@@ -71,8 +92,9 @@ def configurations(grid: Grid) -> pd.DataFrame:
     groups = saes.groupby(AXES)
     numbers = [name for name in saes.select_dtypes("number") if name not in [*AXES, "seed"]]
     table = groups[numbers].mean()
-    spreads = [name for name in (ERROR, EV, DEATH, "fvu_train") if name in table]
+    spreads = [name for name in (ERROR, "quoted", EV, DEATH, "fvu_train") if name in table]
     table = table.join(groups[spreads].std(ddof=1).add_suffix("_sd"))
+    table["can_collapse"] = groups["can_collapse"].all()
     table["collapsed"] = groups["collapsed"].any()
     table["saes"] = groups.size()
     table["eligible"] = ~table["collapsed"] & (table[ERROR] < 1)
@@ -122,18 +144,6 @@ def rank_correlation(left: pd.Series, right: pd.Series) -> float:
     return float(both.iloc[:, 0].corr(both.iloc[:, 1], method="spearman"))
 
 
-def spread(*standard_deviations: float) -> float:
-    """The standard deviation over seeds of the difference (or sum) of quantities with these: the root of squares."""
-    return float(np.sqrt(np.square(standard_deviations).sum()))
-
-
-def not_told_apart(configs: pd.DataFrame, row: pd.Series) -> int:
-    """How many other configurations differ from `row` in error by less than the spread between seeds."""
-    spreads = np.sqrt(configs[f"{ERROR}_sd"] ** 2 + row[f"{ERROR}_sd"] ** 2)
-    near = (configs[ERROR] - row[ERROR]).abs() < spreads
-    return int((near & (configs.index != row.name)).sum())
-
-
 class Study(NamedTuple):
     """What the sections of the report are computed from."""
 
@@ -143,7 +153,9 @@ class Study(NamedTuple):
     configs: pd.DataFrame  # see `configurations`
     bests: pd.DataFrame  # see `cell_bests`
     error: str  # what `error` is: 'fvu' or '1 - explained_variance'
-    variance: dict[str, Decomposition | None]  # by metric
+    variance: dict[str, Decomposition | None]  # by metric, over every k: shares only
+    log_variance: Decomposition | None  # of the logarithm of the error, over every k: shares only
+    variance_by_k: dict[int, Decomposition | None]  # of the logarithm of the error, F and p from the k's own seeds
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -158,26 +170,32 @@ class Study(NamedTuple):
     def has_fvu(self) -> bool:
         return self.error == FVU
 
-    def judge(self, difference: float, *standard_deviations: float) -> str:
-        """Whether a difference is larger than the spread between seeds, in words."""
-        if self.n_seeds < 2:
-            return "with one seed it cannot be judged against the spread between seeds"
-        limit = spread(*standard_deviations)
-        if not np.isfinite(limit):
-            return "not every seed has the values to judge it"
-        if abs(difference) < limit:
-            return f"smaller than the spread between seeds ({limit:.4f}): not told apart"
-        return f"larger than the spread between seeds ({limit:.4f})"
+    @property
+    def has_halves(self) -> bool:
+        """Whether configurations are chosen on other validation rows than they are quoted on."""
+        return has(self.saes, *HALVES)
+
+    @property
+    def flat_cells(self) -> list[Cell]:
+        """The cells of which no SAE has a finite error: their activations are constant, or their files damaged."""
+        known = self.saes.groupby(["layer", "position"])[ERROR].count()
+        return [Cell(*map(int, pair)) for pair in known.index[known == 0]]
 
 
 def make_study(grid: Grid, chosen: Slice) -> Study:
-    configs = configurations(grid)
+    configs, saes = configurations(grid), judged(grid.table)
+    pooled = {metric: decompose(grid.table, metric) for metric in (error_metric(grid.table), DEATH)}
+    logs = saes.assign(log_error=np.log(saes[ERROR].where(saes[ERROR] > 0)))
+    log_variance = decompose(logs, "log_error")
     return Study(
         grid=grid,
         chosen=chosen,
-        saes=judged(grid.table),
+        saes=saes,
         configs=configs,
         bests=cell_bests(configs),
         error=error_name(grid.table),
-        variance={metric: decompose(grid.table, metric) for metric in (error_metric(grid.table), DEATH)},
+        # The spread between seeds differs by k: one error term for all of them would make F and p wrong.
+        variance={metric: found and found.without_tests() for metric, found in pooled.items()},
+        log_variance=log_variance and log_variance.without_tests(),
+        variance_by_k={k: decompose(logs[logs["k"] == k], "log_error") for k in grid.values("k")},
     )

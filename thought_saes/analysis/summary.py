@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from thought_saes.analysis.findings import Findings
 from thought_saes.analysis.study import (
     DEATH,
     ERROR,
@@ -101,7 +102,7 @@ def by_error(study: Study) -> Json:
             "layers_left_out": found.left_out,
             "has_error_term": study.n_seeds > 1,
         }
-        for metric, found in study.variance.items()
+        for metric, found in (study.variance | {f"log {study.error}": study.log_variance}).items()
     }
     floor = "mean_explained_variance"
     return plain(
@@ -125,6 +126,10 @@ def by_error(study: Study) -> Json:
                 for name, columns in fronts.items()
             },
             "variance": variance,
+            "variance_by_k": {
+                k: found and {"terms": found.terms.reset_index(names="term").to_dict("records")}
+                for k, found in study.variance_by_k.items()
+            },
             "rank_correlation": {
                 "high_ev_low_fvu": rank_correlation(configs[EV], -configs[ERROR]) if study.has_fvu else None,
                 "ev_its_floor": rank_correlation(configs[EV], configs[floor]) if has(configs, floor) else None,
@@ -133,11 +138,41 @@ def by_error(study: Study) -> Json:
     )
 
 
-def analyse(study: Study, k: int, latent_dim: int) -> Json:
+def by_k(findings: Findings) -> list[Json]:
+    """What is concluded at each k: what to use or why nothing, against PCA and Gaussian rows, and the cell in focus."""
+    found = []
+    for at in findings.at:
+        use = at.recommendation
+        found.append(
+            {
+                "k": at.k,
+                "use": None if use.config is None else use.config.to_dict(),
+                "why_none": use.reason.name.lower() if use.reason else None,
+                "cells": use.cells,
+                "all_cells": use.all_cells,
+                "layers": list(use.layers),
+                "others": use.others,
+                "told_apart": use.told_apart,
+                "relative_to_pca": at.relative,
+                "better_than_pca": at.better_than_pca,
+                "can_collapse": at.can_collapse,
+                "collapsed": at.collapsed,
+                "ten_fire_on_every_row": at.every_row,
+                "gaussian_control": at.control and at.control._asdict(),
+                "layers_by_error": at.layers.by_error.index.tolist(),
+                "layers_relative_to_pca": at.layers.by_relative.index.tolist(),
+                "focus": at.focus and at.focus._asdict(),
+            }
+        )
+    return plain(found)
+
+
+def analyse(findings: Findings, k: int, latent_dim: int) -> Json:
     """The content of analysis_summary.json: the original's keys, then ours. `k` and `latent_dim` are those asked for.
 
     Raises InputError if no SAE has a finite explained variance.
     """
+    study = findings.study
     grid, chosen = study.grid, study.chosen
     table = grid.table
     if table[EV].isna().all():
@@ -185,6 +220,8 @@ def analyse(study: Study, k: int, latent_dim: int) -> Json:
             "layers": [{"layer": layer} | recommend(table[table["layer"] == layer]) for layer in layers],
         },
         "by_error": by_error(study),
+        "by_k": by_k(findings),
+        "focus": None if findings.focus is None else findings.focus._asdict(),
         "position_0": grid.position_0,
         "not_finite": {
             metric: int(table[metric].isna().sum()) for metric in (EV, DEATH, FVU) if metric != FVU or has(table, FVU)

@@ -34,6 +34,14 @@ class Decomposition(NamedTuple):
     terms: pd.DataFrame  # a row a term, its name the index: sum_sq, df, share of the total sum of squares, F, p
     left_out: list[int]  # layers with a missing SAE: the rest is balanced
 
+    def without_tests(self) -> "Decomposition":
+        """The shares alone, for a table whose spread between seeds is not the same everywhere."""
+        return self._replace(terms=self.terms.assign(F=np.nan, p=np.nan))
+
+    def share(self, term: str) -> float:
+        """A term's share of the total sum of squares; NaN where the table has no such term."""
+        return float(self.terms["share"].get(term, np.nan))
+
 
 def balanced(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[int]]:
     """The layers of which every SAE of every seed has a value, and the layers left out."""

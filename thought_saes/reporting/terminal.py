@@ -11,6 +11,7 @@ from thought_saes.common.text import compact, number, percent
 from thought_saes.results.names import AXES
 
 WIDTH = 100
+WHY_NONE = {"collapsed": "all have collapsed", "mean": "the mean is better", "pca": "PCA is better"}
 POSITIONS_A_BLOCK = 12  # of the matrix, 7 columns each
 
 
@@ -132,6 +133,23 @@ def matrix_sections(title: str, summary: Json) -> list[str]:
     return blocks
 
 
+def use_section(summary: Json) -> str:
+    """What to use at each k."""
+    error = summary["by_error"]["error"]
+    rows = []
+    for at in summary["by_k"]:
+        cells = f"{at['cells']} of {at['all_cells']}"
+        if row := at["use"]:
+            relative = number(row["relative"], ".2f")
+            rows.append([str(at["k"]), *(str(row[axis]) for axis in AXES[:3]), number(row[ERROR]), relative, cells, ""])
+        else:
+            rows.append([str(at["k"]), *["-"] * 5, cells, WHY_NONE[at["why_none"]]])
+    there = sum(at["use"] is not None for at in summary["by_k"])
+    finding = f"{there} of {len(rows)} k have an SAE worth using: better than the mean and, where known, than PCA."
+    headers = ["k", *AXES[:3], "fvu" if error == FVU else "1 - EV", "of PCA's", "cells", "why none"]
+    return section("What to use at each k", finding, headers, rows)
+
+
 def recommended_section(summary: Json) -> str:
     error = summary["by_error"]["error"]
 
@@ -149,7 +167,7 @@ def recommended_section(summary: Json) -> str:
     )
     rows = [[str(choice["layer"]), *cells(choice["best"]), "|", *cells(choice["best_few_dead"])] for choice in choices]
     headers = ["position", "latent_dim", "k", "fvu" if error == FVU else "1 - EV", "dead"]
-    title = f"Recommended per layer, by {error} (of every position, latent_dim and k)"
+    title = f"Lowest {error} of each layer (of every position, latent_dim and k)"
     return section(title, finding, ["layer", *headers, "|", *headers], rows)
 
 
@@ -182,5 +200,6 @@ def describe(summary: Json, grid: Grid) -> str:
         *matrix_sections(f"Explained variance, layer x position ({here})", summary),
         effect_section(over_k, summary["k_effects"]),
         recommended_section(summary),
+        use_section(summary),
     ]
     return "\n\n\n".join(sections)
