@@ -13,15 +13,18 @@ rows are split by the same rule.
 import hashlib
 import re
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from thought_saes.activations.cell import Cell, cell_path
-from thought_saes.activations.split import Split, split_rows
-from thought_saes.common.errors import InputError
+from thought_saes.activations.formats import CacheMetadata
+from thought_saes.activations.split import read_split, split_rows
+from thought_saes.common.errors import DamagedFile, InputError, one_line, shorten
 from thought_saes.common.files import read_json
 from thought_saes.common.flags import Selection
+from thought_saes.common.schema import check, shown
 from thought_saes.common.text import compact
 
 ROWS_AT_A_TIME = 1024
@@ -37,15 +40,18 @@ class ActivationCache:
         if not folder.is_dir():
             raise InputError(f"no activations at {folder}: extract_activations.py writes them")
         self.folder = folder
-        metadata_path = folder / "metadata.json"
-        self.metadata: dict[str, Any] = read_json(metadata_path) if metadata_path.exists() else {}
-        if "rows_done" in self.metadata:
-            done, n_examples = self.metadata["rows_done"], self.metadata["n_examples"]
-            if done < n_examples:
+        path = folder / "metadata.json"
+        self.metadata: dict[str, Any] = read_json(path) if path.exists() else {}
+        about = check(self.metadata, CacheMetadata, str(path))
+        if about.rows_done is not None:
+            if about.n_examples is None or about.rows_done > about.n_examples:
+                raise DamagedFile(f"{path}: rows_done is {about.rows_done:,} of {shown(about.n_examples)} n_examples")
+            if about.rows_done < about.n_examples:
                 raise InputError(
-                    f"the activations in {folder} are unfinished: {done:,} of {n_examples:,} questions; "
-                    "run the same extract_activations.py command again to go on"
+                    f"the activations in {folder} are unfinished: {about.rows_done:,} of {about.n_examples:,} "
+                    "questions; run the same extract_activations.py command again to go on"
                 )
+        self.position_0 = about.position_0
         names = (re.fullmatch(r"pos(\d+)_layer(\d+)\.npy", path.name) for path in folder.iterdir())
         self.cells = sorted(Cell(layer=int(name[2]), position=int(name[1])) for name in names if name)
         if not self.cells:
@@ -53,18 +59,19 @@ class ActivationCache:
         self.layers = sorted({layer for layer, _ in self.cells})
         self.positions = sorted({position for _, position in self.cells})
         self.n_examples, self.input_dim = self.cell(self.cells[0]).shape
-        if (folder / "split.json").exists():
-            rows = read_json(folder / "split.json")
-            self.split = Split(np.array(rows["train"], dtype=int), np.array(rows["validation"], dtype=int))
-        else:
-            self.split = split_rows(self.n_examples)
-        if not len(self.split.train):
-            raise InputError(f"{folder} holds {self.n_examples} questions: too few for a training set")
+        for name in ("n_examples", "input_dim"):
+            recorded, there = getattr(about, name), getattr(self, name)
+            if recorded not in (None, there):
+                raise DamagedFile(f"{folder / 'metadata.json'}: {name} is {recorded:,}, and the arrays have {there:,}")
+        path = folder / "split.json"
+        self.split = read_split(path, self.n_examples) if path.exists() else split_rows(self.n_examples)
+        if not len(self.split.train) or not len(self.split.validation):
+            raise InputError(f"{folder} holds {self.n_examples} questions: too few for a training and a validation set")
 
     @property
-    def position_0(self) -> str:
-        """What position 0 is: 'bot token' or 'last question token'."""
-        return str(self.metadata.get("position_0", "bot token"))
+    def rows_left_out(self) -> int:
+        """How many rows the split names neither for training nor for validation."""
+        return self.n_examples - len(self.split.train) - len(self.split.validation)
 
     def choose(self, layers: Selection, positions: Selection) -> list[Cell]:
         """The cells chosen. Raises InputError if one of them is not there."""
@@ -80,12 +87,7 @@ class ActivationCache:
     def cell(self, cell: Cell) -> np.ndarray:
         """The (n_examples, input_dim) array of one cell, memory-mapped. Raises InputError if it is damaged."""
         path = cell_path(self.folder, cell)
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError) as problem:
-            raise InputError(f"{path} is damaged ({problem}): extract it again") from problem
-        if array.ndim != 2 or array.dtype not in (np.float32, np.float16):
-            raise InputError(f"{path} is {array.dtype} {array.shape}, not a table of float32 or float16")
+        array = map_table(path)
         expected = getattr(self, "n_examples", len(array)), getattr(self, "input_dim", array.shape[1])
         if array.shape != expected:
             raise InputError(f"{path} is {array.shape}, other cells are {expected}")
@@ -114,5 +116,30 @@ class ActivationCache:
             raise InputError(
                 f"{cell_path(self.folder, cell)} holds {n_bad:,} values that are NaN or infinite, "
                 f"in {len(bad_rows):,} rows: {where}"
+                + ("; float16 ends at 65,504: extract with --dtype float32" if array.dtype == np.float16 else "")
             )
         return digest.hexdigest()[:16]
+
+
+def map_table(path: Path) -> np.ndarray:
+    """A .npy file of floats in rows and columns, memory-mapped.
+
+    Raises DamagedFile if it is anything else, or shorter or longer than its header says.
+    """
+    with open(path, "rb") as file:
+        try:
+            major, _ = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            shape, in_columns, dtype = read_header(file)
+        except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as problem:
+            raise DamagedFile(f"{path} is damaged ({shorten(one_line(problem), 120)}): extract it again") from problem
+        offset = file.tell()
+    whole = all(type(side) is int and side > 0 for side in shape)  # True is an int, too
+    if len(shape) != 2 or not whole or dtype not in (np.float32, np.float16):
+        raise DamagedFile(f"{path} is {dtype} {shape}, not a table of float32 or float16")
+    n_bytes, there = offset + shape[0] * shape[1] * dtype.itemsize, path.stat().st_size
+    if there != n_bytes:
+        raise DamagedFile(
+            f"{path} is damaged ({there:,} bytes, where {shape} of {dtype} take {n_bytes:,}): extract it again"
+        )
+    return np.memmap(path, dtype, "r", offset, shape, "F" if in_columns else "C")

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from thought_saes.activations.cell import Cell, cell_path
+from thought_saes.activations.formats import CacheMetadata
 from thought_saes.activations.split import SPLIT_RULE, SPLIT_SEED, split_rows
-from thought_saes.common.errors import InputError
+from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.common.schema import check, shown
 from thought_saes.common.text import compact
 
 
@@ -72,13 +74,19 @@ class CacheWriter:
         metadata_path = folder / "metadata.json"
         if metadata_path.exists():
             self.metadata = read_json(metadata_path)
+            about = check(self.metadata, CacheMetadata, str(metadata_path))
             if different := [key for key in identity if self.metadata.get(key) != identity[key]]:
                 there, asked = (_shown(values.get(different[0])) for values in (self.metadata, identity))
                 raise InputError(
                     f"{folder} holds other activations ({different[0]}: {there} there, {asked} asked for): "
                     "choose another --activations, or remove it"
                 )
-            if self.rows_done:
+            if about.rows_done is None or about.rows_done > len(examples):
+                raise DamagedFile(
+                    f"{metadata_path}: rows_done is {shown(about.rows_done)}, not a whole number from 0 to "
+                    f"{len(examples):,}: remove {folder} and extract again"
+                )
+            if about.rows_done:
                 for path in self._paths():
                     if not path.exists() or path.stat().st_size != self._file_bytes():
                         raise InputError(f"{path} is absent or damaged: remove {folder} and extract again")
@@ -106,7 +114,8 @@ class CacheWriter:
     @property
     def rows_done(self) -> int:
         """How many rows are on the disk, in the order of extraction (not of the data set)."""
-        return int(self.metadata["rows_done"])
+        done: int = self.metadata["rows_done"]
+        return done
 
     def write(self, rows: Sequence[int], activations: np.ndarray) -> None:
         """Write `activations`, (len(rows), n_positions, n_layers, input_dim), to the data-set rows `rows`.

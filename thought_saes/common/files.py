@@ -1,5 +1,6 @@
 """Writing so that nobody ever reads half a file, and so that two runs never write into one folder."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from thought_saes.common.errors import InputError
+from thought_saes.common.errors import DamagedFile, InputError, shorten
 
 
 def temporary_path(path: Path) -> Path:
@@ -18,11 +19,17 @@ def temporary_path(path: Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, then rename it: readers see the old file or the whole new one."""
+    """Write a temporary file beside `path`, then rename it: readers see the old file or the whole new one.
+
+    So they do after a power cut: the content is on the disk before the rename, and the rename before this returns.
+    """
     temporary = temporary_path(path)
     try:
         temporary.write_bytes(content)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
+        flush_folder(path.parent)
     except BaseException as problem:
         temporary.unlink(missing_ok=True)
         if isinstance(problem, OSError):
@@ -30,16 +37,47 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def flush_folder(folder: Path) -> None:
+    """Have the names in `folder` on the disk, where the system can be asked for that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that may be written to and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError if the file is not whole JSON, OSError if it cannot be read."""
+    """What a JSON file holds; NaN, which JSON does not know and Python writes, is None.
+
+    Raises DamagedFile if the file is not whole JSON, OSError if it cannot be read.
+    """
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """The value that `content` stands for. Raises DamagedFile; `where` names the place in the message."""
+    nothing = content.strip(b" \t\r\n\0") if isinstance(content, bytes) else content.strip(" \t\r\n\0")
+    if not nothing:
+        raise DamagedFile(f"{where} is empty, as a power cut or a full disk leaves a file")
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as problem:
-        raise InputError(f"{path} is not readable JSON ({problem})") from problem
+        return json.loads(content, parse_constant=_constant)
+    except (ValueError, RecursionError) as problem:
+        reason = "nested too deep" if isinstance(problem, RecursionError) else shorten(str(problem), 120)
+        raise DamagedFile(f"{where} is not readable JSON ({reason})") from problem
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
 
 
 @contextmanager
