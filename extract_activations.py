@@ -21,7 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from thought_saes.activations.cell import Cell, cell_path
-from thought_saes.activations.questions import GSM8K, read_questions
+from thought_saes.activations.published import PUBLISHED_SETS, default_split
+from thought_saes.activations.questions import read_questions
 from thought_saes.activations.writer import CacheWriter, activation_bytes
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
@@ -50,10 +51,14 @@ class ExtractConfig:
     model: str = option(help="a CODI checkpoint or a causal LM: hub id, folder or .gguf file")
     base_model: str | None = option(None, help="the model a CODI checkpoint was trained on: hub id or folder")
     lora_alpha: float = option(32.0, help="LoRA alpha of a CODI checkpoint, which its file does not tell")
-    dataset: str = option(GSM8K, help="a hub data set, or a .jsonl, .json or .parquet file")
-    split: str = option("train", help="split of a hub data set")
-    question_column: str = option("question", help="the column that holds the questions")
-    answer_column: str = option("answer", help="the column that holds the answers")
+    dataset: str = option(
+        "openai/gsm8k",
+        help=f"{', '.join(PUBLISHED_SETS)}, any hub data set, or a .jsonl, .json, .parquet, .csv or .txt file",
+    )
+    subset: str | None = option(None, help="subset ('config') of a hub data set; a named set has its own")
+    split: str | None = option(None, help="split of a hub data set; by default train, of multiarith test")
+    question_column: str | None = option(None, help="the questions' column; by default 'question', or the named set's")
+    answer_column: str | None = option(None, help="the answers' column; by default 'answer', or the named set's")
     limit: int | None = option(None, help="take the first so many questions only")
     layers: Selection = option(Selection("all", None), help="layers: all, 3, 0-5 or 0,7,14")
     positions: Selection = option(
@@ -242,7 +247,7 @@ def extract(config: ExtractConfig, model: Model, facts: ModelFacts, job: Job, ex
                 **({"model_dtype": config.model_dtype} if config.model_dtype != "float32" else {}),
                 "model_fingerprint": facts.fingerprint,
                 "dataset": config.dataset,
-                "dataset_split": config.split,
+                "dataset_split": config.split or default_split(config.dataset),
                 "position_0": "bot token" if facts.has_bot_token else "last question token",
                 "thought_projection": facts.has_projection,
             },
@@ -280,7 +285,9 @@ def main() -> int:
     datasets.logging.set_verbosity_error()
     if config.engine == "local":
         choose_device(config.device)  # refused before anything is read
-    examples = read_questions(config.dataset, config.split, config.question_column, config.answer_column, config.limit)
+    examples = read_questions(
+        config.dataset, config.split, config.question_column, config.answer_column, config.limit, config.subset
+    )
     with open_model(config) as model:
         facts = model.facts()
         job = decide(config, model, facts, examples)

@@ -1,6 +1,7 @@
 """The extraction through its command line: the cache it writes, going on after a kill, and bad input."""
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -392,6 +393,40 @@ def test_data_sets_of_every_form_give_the_same_examples(extract: Call, tmp_path:
     assert json.loads(stored[6])["question"] == rows[6]["question"]
 
 
+def test_the_ground_truth_columns_of_a_data_set_are_kept(extract: Call, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    truth = {"start": 3, "values": [4, 8], "operations": ["add", "double"], "hard": True, "score": 0.5, "none": None}
+    row = {"question": "how ?", "answer": "8", **truth, "id": 77, "split": "test", "object": {"a": 1}}
+    path.write_text(json.dumps(row) + "\n" + '{"question": "many ?", "answer": "8", "score": NaN}\n')
+    assert extract("--dataset", path)[0] == 0
+    lines = (tmp_path / "activations/examples.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": 0, "question": "how ?", "answer": "8", **truth, "split": "train"},
+        {"id": 1, "question": "many ?", "answer": "8", "score": None, "split": "validation"},
+    ]
+
+
+def test_a_folder_from_before_the_ground_truth_was_kept_goes_on(
+    extract: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_truth = tmp_path / "truth.jsonl"
+    rows = example_questions()
+    with_truth.write_text("".join(json.dumps(row | {"values": [1, 2]}) + "\n" for row in rows))
+    before = json.dumps([{"id": row, **example} for row, example in enumerate(rows)])
+    with monkeypatch.context() as patch:
+        Batches(patch, stop_after=2)
+        extract("--batch-size", 5)
+    metadata_path = tmp_path / "activations/metadata.json"
+    metadata = json.loads(metadata_path.read_text())
+    assert metadata["examples_sha256"] == hashlib.sha256(before.encode()).hexdigest()
+    code, stdout, _ = extract("--batch-size", 5, "--dataset", with_truth)
+    assert code == 2  # another file is another data set
+    metadata_path.write_text(json.dumps(metadata | {"dataset": str(with_truth)}))
+    code, stdout, _ = extract("--batch-size", 5, "--dataset", with_truth)
+    assert code == 0
+    assert "already has 10 of 23 questions" in stdout
+
+
 def test_other_columns_and_answers_that_are_no_text_are_taken(extract: Call, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "how ?", "result": 5}\n{"q": "many ?", "result": null}\n{"q": "many ?"}\n')
@@ -412,7 +447,14 @@ def test_other_columns_and_answers_that_are_no_text_are_taken(extract: Call, tmp
         ("a.jsonl", b"\xff\xfe\n", "cannot be read as jsonl"),
         ("a.parquet", "garbage", "cannot be read as parquet"),
         ("a.parquet", "", "cannot be read as parquet"),
-        ("a.csv", "question,answer\na,b\n", "is not a .jsonl, .json or .parquet file"),
+        ("a.tsv", "question\tanswer\na\tb\n", "is not a .jsonl, .json, .parquet, .csv or .txt file"),
+        ("a.csv", "question,answer\na,b\na,b,c\n", "line 3 of "),
+        ("a.csv", "question,answer\na\n", "line 2 of "),
+        ("a.csv", "q,a\na,b\n", "has no column 'question'; it has q, a"),
+        ("a.csv", b"question,answer\n\xff,b\n", "cannot be read as csv"),
+        ("a.txt", "a||b\nno mark\n", "line 2 of "),
+        ("a.json", "[" * 200_000, "cannot be read as json"),
+        ("a.jsonl", "[" * 200_000, "line 1 of "),
         ("a.jsonl", '{"q": "a", "a": "b"}\n', "has no column 'question'; it has q, a"),
         ("a.jsonl", '{"question": "a", "x": "b"}\n', "has no column 'answer'; it has question, x"),
         ("a.jsonl", '{"question": "a", "answer": "b"}\n{"question": 7, "answer": "b"}\n', "row 1 of "),
@@ -434,6 +476,8 @@ def test_a_data_set_that_cannot_be_used_is_named(
     ("flags", "message"),
     [
         (("--dataset", "absent.jsonl"), "no file absent.jsonl"),
+        (("--dataset", ""), "--dataset is empty: it takes a file, a hub data set, or gsm8k, svamp, gsm-hard"),
+        (("--dataset", "svamp"), "the data set ChilleD/SVAMP cannot be loaded"),
         (("--dataset", "openai/gsm8k"), "the data set openai/gsm8k cannot be loaded"),
         (("--model", "no/such/folder"), "'no/such/folder' is neither a folder nor a model on the hub"),
         (("--model", "some/model"), "'some/model' is no folder, and the hub cannot be reached"),

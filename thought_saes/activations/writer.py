@@ -14,7 +14,7 @@ from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.activations.formats import CacheMetadata
 from thought_saes.activations.split import SPLIT_RULE, SPLIT_SEED, split_rows
 from thought_saes.common.errors import DamagedFile, InputError
-from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.common.files import read_json, write_json, write_lines
 from thought_saes.common.schema import check, shown
 from thought_saes.common.text import compact
 
@@ -30,6 +30,16 @@ def activation_bytes(n_rows: int, input_dim: int, n_cells: int, dtype: str) -> i
     """Exactly what the arrays of a cache take."""
     header = array_header((n_rows, input_dim), np.dtype(dtype))
     return n_cells * (len(header) + n_rows * input_dim * np.dtype(dtype).itemsize)
+
+
+def examples_sha256(examples: Sequence[dict[str, Any]]) -> str:
+    """A hash of the questions and answers; of no other column, so that a set may gain columns."""
+    digest = hashlib.sha256(b"[")
+    for row, example in enumerate(examples):
+        known = {key: example[key] for key in ("id", "question", "answer")}
+        digest.update((", " * bool(row) + json.dumps(known)).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _shown(value: Any) -> str:
@@ -68,7 +78,7 @@ class CacheWriter:
             "dtype": dtype,
             "n_examples": len(examples),
             "input_dim": input_dim,
-            "examples_sha256": hashlib.sha256(json.dumps(list(examples)).encode()).hexdigest(),
+            "examples_sha256": examples_sha256(examples),
             "split": {"rule": SPLIT_RULE, "seed": SPLIT_SEED, "n_train": len(split.train)},
         }
         metadata_path = folder / "metadata.json"
@@ -95,13 +105,13 @@ class CacheWriter:
             raise InputError(f"{foreign[0]} was not written by this script: choose another --activations, or remove it")
         self.metadata = identity | {"rows_done": 0} | record
         in_validation = set(split.validation.tolist())
-        lines = [
+        lines = (
             json.dumps(example | {"split": "validation" if row in in_validation else "train"}, ensure_ascii=False)
             for row, example in enumerate(examples)
-        ]
+        )
         try:
             self.commit(0)  # first, so that no reader takes arrays without values for a cache
-            write_bytes(folder / "examples.jsonl", "".join(line + "\n" for line in lines).encode())
+            write_lines(folder / "examples.jsonl", lines)
             write_json(folder / "split.json", {name: rows.tolist() for name, rows in split._asdict().items()})
             self._reserve(header_bytes)
         except BaseException as problem:

@@ -3,10 +3,10 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -18,15 +18,17 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, then rename it: readers see the old file or the whole new one.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path`, renamed when it is whole: readers see the old file or the whole new one.
 
     So they do after a power cut: the content is on the disk before the rename, and the rename before this returns.
     """
     temporary = temporary_path(path)
     try:
-        temporary.write_bytes(content)
-        with open(temporary, "rb") as file:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         flush_folder(path.parent)
@@ -50,6 +52,18 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write the lines one by one: they need not be in memory together."""
+    with whole_file(path) as file:
+        for line in lines:
+            file.write(line.encode() + b"\n")
 
 
 def write_json(path: Path, content: Any) -> None:

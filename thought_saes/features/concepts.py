@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.activations.questions import read_lines
+from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.command_line import InputError
 
 # A concept on fewer training rows is left out, and so is one that fewer training rows lack.
@@ -162,7 +162,7 @@ def read_examples(cache: ActivationCache) -> list[dict[str, Any]]:
     path = cache.folder / "examples.jsonl"
     if not path.exists():
         raise InputError(f"no {path}: concepts and questions come from it; extract_activations.py writes it")
-    examples = list(read_lines(path, path.read_text(encoding="utf-8")))
+    examples = list(read_jsonl(path))
     if len(examples) != cache.n_examples:
         raise InputError(f"{path} holds {len(examples):,} questions, the activations {cache.n_examples:,} rows")
     return examples
