@@ -28,8 +28,10 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
 from thought_saes.common.flags import (
+    MOST_THREADS,
     Selection,
     check_at_least,
+    check_at_most,
     check_positive,
     check_ray_address,
     option,
@@ -80,6 +82,7 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size", "limit", "threads")
+        check_at_most(self, MOST_THREADS, "threads")
         check_positive(self, "gpus_per_replica")
         check_ray_address(self)
         if self.device_map and self.device != "auto":

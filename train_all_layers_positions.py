@@ -34,8 +34,10 @@ from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, read_json, write_json
 from thought_saes.common.flags import (
+    MOST_THREADS,
     Selection,
     check_at_least,
+    check_at_most,
     check_positive,
     check_ray_address,
     keep_once,
@@ -79,6 +81,7 @@ class GridConfig(TrainConfig):
         super().__post_init__()
         keep_once(self, "latent_dims")
         check_at_least(self, 1, "latent_dims", "workers", "cells_per_stack", "cpus_per_task")
+        check_at_most(self, MOST_THREADS, "workers", "cpus_per_task")
         check_positive(self, "gpus_per_task")
         check_ray_address(self)
         self.check_k(self.latent_dims)

@@ -45,7 +45,7 @@ from thought_saes.activations.cell import Cell
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_json
-from thought_saes.common.flags import check_at_least, keep_once, option, parse_config
+from thought_saes.common.flags import MOST_THREADS, check_at_least, check_at_most, keep_once, option, parse_config
 from thought_saes.results.names import K_VALUES, LATENT_DIMS, SaeKey
 from thought_saes.saes.topk_sae import TopKSAE, measure, n_weights
 from thought_saes.training.run import choose_backend, epoch_orders, seeded_sae, train_saes
@@ -80,6 +80,7 @@ class BenchConfig:
         keep_once(self, "input_dims", "latent_dims", "k_values")
         check_at_least(self, 1, "input_dims", "latent_dims", "k_values", "rows", "batch_size", "epochs")
         check_at_least(self, 1, "baseline_epochs", "rounds", "threads")
+        check_at_most(self, MOST_THREADS, "threads")
         if max(self.k_values) > min(self.latent_dims):
             raise InputError(f"k {max(self.k_values)} is larger than latent_dim {min(self.latent_dims)}")
         if len({value is None for value in (self.activations, self.layer, self.position)}) > 1:

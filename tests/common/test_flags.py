@@ -2,7 +2,11 @@
 
 import argparse
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 
 from analyze_all_layers import AnalysisConfig
 from extract_activations import ExtractConfig
+from tests.helpers.paths import ROOT
 from thought_saes.common.errors import InputError
 from thought_saes.common.flags import Selection, build_parser, parse_config
 from thought_saes.common.text import compact
@@ -84,3 +89,67 @@ def test_errors_of_the_operating_system_and_ctrl_c_end_without_a_traceback(
     code, _, err = call(stopped)
     assert code == 130
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("config_class", "words", "message"),
+    [
+        (GridConfig, ["--layers", "0-3000000000"], "'0-3000000000' goes beyond 99,999"),
+        (GridConfig, ["--positions", "9" * 5000], "goes beyond 99,999"),
+        (GridConfig, ["--layers", "x" * 5000], "is not 'all', '3'"),
+        (CellConfig, ["--position", "0", "--layer", "9" * 5000], "is not a whole number"),
+        (CellConfig, ["--position", "0", "--layer", "1", "--seed", str(2**63)], "goes beyond 64 bits"),
+        (GridConfig, ["--latent-dims", "16", str(10**25)], "goes beyond 64 bits"),
+        (GridConfig, ["--workers", "100000"], "--workers must be at most 1,024, not 100,000"),
+        (ExtractConfig, ["--model", "m", "--threads", "100000"], "--threads must be at most 1,024, not 100,000"),
+    ],
+)
+def test_absurd_numbers_are_refused_in_one_short_line(
+    config_class: type, words: list[str], message: str, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    def main() -> int:
+        parse_config(config_class, "")
+        return 0
+
+    code, _, err = call(main, *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert len(err) < 200
+
+
+STREAMS = """
+import sys
+from thought_saes.common.command_line import run
+from tests.helpers.paths import ROOT
+from thought_saes.common.errors import InputError
+
+def main() -> int:
+    print("a path: caf\\u00e9 \\udc80")
+    with open(sys.argv[1], "w") as file:
+        print("in the file", file=file)
+    if len(sys.argv) > 2:
+        raise InputError("no caf\\u00e9 \\udc80")
+    return 0
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_closed_streams_and_poor_encodings_do_not_change_the_end(
+    closed: str, encoding: str, fails: bool, tmp_path: Path
+) -> None:
+    command = f'"$0" -c "$1" "$2" {"fail" if fails else ""} {closed}'
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        ["sh", "-c", command, sys.executable, STREAMS, tmp_path / "out"], env=environment, capture_output=True
+    )
+    assert ended.returncode == (2 if fails else 0)
+    assert (tmp_path / "out").read_text() == "in the file\n"
+    assert b"Traceback" not in ended.stderr
+    if fails and not closed:
+        assert ended.stderr.startswith(b"error: no caf")
+        assert ended.stderr.count(b"\n") == 1

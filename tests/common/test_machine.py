@@ -8,7 +8,7 @@ import pytest
 
 from thought_saes.common import machine
 from thought_saes.common.errors import InputError
-from thought_saes.common.machine import check_disk, peak_bytes, there_already
+from thought_saes.common.machine import check_disk, choose_device, peak_bytes, there_already
 
 
 def test_a_disk_that_is_too_small_is_named_with_what_it_has_and_what_would_do(
@@ -32,3 +32,13 @@ def test_the_peak_of_this_process_is_counted_in_bytes() -> None:
     assert 50e6 < before < 50e9
     block = np.ones(200_000_000, np.uint8)
     assert peak_bytes() >= max(before, block.nbytes)
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "mkldnn", "cuda:99", "cpu:x", "", "gpu", "meta:0"])
+def test_a_device_that_cannot_compute_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="there is no device"):
+        choose_device(name)
+
+
+def test_the_cpu_is_a_device() -> None:
+    assert choose_device("cpu").type == "cpu"

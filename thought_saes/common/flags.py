@@ -14,10 +14,15 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, NoReturn, TypeVar
 
-from thought_saes.common.errors import InputError
+from thought_saes.common.errors import InputError, shorten
 from thought_saes.common.text import compact
 
 Config = TypeVar("Config")
+
+# Beyond it no layer and no position can be meant: a mistyped range would fill the memory.
+MOST_CHOSEN = 99_999
+LARGEST = 2**63 - 1  # what the tables of an analysis can hold
+MOST_THREADS = 1024  # far more than there are cores, and few enough to be started
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Selection:
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
             if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise argparse.ArgumentTypeError(f"'{text}' is not 'all', '3', '0-5' or '0,7,14'")
+                raise argparse.ArgumentTypeError(f"'{shorten(text, 40)}' is not 'all', '3', '0-5' or '0,7,14'")
+            if any(len(digits.lstrip("0")) > len(str(MOST_CHOSEN)) for digits in (first, last)):
+                raise argparse.ArgumentTypeError(f"'{shorten(part.strip(), 40)}' goes beyond {MOST_CHOSEN:,}")
             numbers = range(int(first), int(last if dash else first) + 1)
             if not numbers:
                 raise argparse.ArgumentTypeError(f"the range '{part}' is empty: write '{last}-{first}'")
@@ -61,6 +68,17 @@ class Selection:
 def option(default: Any = MISSING, *, help: str, choices: Sequence[Any] | None = None) -> Any:
     """A config field that is also a flag; without `default` the flag is required."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def whole(text: str) -> int:
+    """The number that a flag gives. Raises argparse.ArgumentTypeError if it is none, or beyond 64 bits."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{shorten(text, 40)}' is not a whole number") from None
+    if abs(number) > LARGEST:
+        raise argparse.ArgumentTypeError(f"'{shorten(text, 40)}' goes beyond 64 bits")
+    return number
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -88,11 +106,12 @@ def build_parser(config_class: type, description: str) -> argparse.ArgumentParse
         if kind is bool:
             settings["action"] = "store_true"
         elif typing.get_origin(kind) is tuple:
-            settings |= {"nargs": "+", "type": typing.get_args(kind)[0], "metavar": "N"}
+            member = typing.get_args(kind)[0]
+            settings |= {"nargs": "+", "type": whole if member is int else member, "metavar": "N"}
         elif kind is Selection:
             settings |= {"nargs": "+", "metavar": "WHICH"}
         else:
-            settings |= {"type": kind, "choices": field.metadata["choices"]}
+            settings |= {"type": whole if kind is int else kind, "choices": field.metadata["choices"]}
         parser.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, **settings)
     return parser
 
@@ -129,6 +148,13 @@ def check_at_least(config: Any, minimum: float, *names: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not number >= minimum:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {minimum}, not {number}")
+
+
+def check_at_most(config: Any, maximum: float, *names: str) -> None:
+    """Raises InputError if one of the config's fields `names` is set and above `maximum`."""
+    for name in names:
+        if (number := getattr(config, name)) is not None and number > maximum:
+            raise InputError(f"--{name.replace('_', '-')} must be at most {maximum:,}, not {number:,}")
 
 
 def check_positive(config: Any, *names: str) -> None:

@@ -11,6 +11,8 @@ import torch
 from thought_saes.common.errors import InputError
 from thought_saes.common.text import in_bytes
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 def choose_device(name: str) -> torch.device:
     """The device `name`; 'auto' is CUDA, then MPS, then the CPU. Raises InputError if it is not there."""
@@ -19,8 +21,10 @@ def choose_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
+        if name.partition(":")[0] not in DEVICES:  # such as meta, which holds no values
+            raise RuntimeError
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         raise InputError(f"there is no device '{name}' here; 'auto' takes CUDA, MPS or the CPU") from problem
     return device
