@@ -3,6 +3,8 @@
 Latents are kept sparse, (n_rows, latent_dim): a row holds as many entries as the SAE selects. The others are dense.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array
@@ -12,6 +14,8 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.saes.baselines import covariance
 from thought_saes.saes.topk_sae import CHUNK_ROWS, TopKSAE
+
+Representation: TypeAlias = "csr_array | np.ndarray"  # (n_rows, n_features), signed
 
 
 def rows_of(cache: ActivationCache, cell: Cell) -> Tensor:

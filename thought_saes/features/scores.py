@@ -10,11 +10,12 @@ thresholds it is above), and a concept's rows are counted by half and level.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array, hstack
 
+from thought_saes.features.collect import Representation
 from thought_saes.features.concepts import Labels
 
 THRESHOLDS = np.arange(10) / 10
@@ -24,8 +25,6 @@ MONOSEMANTIC_PRECISION = 0.95
 FIRES_ENOUGH = 20  # training rows: below it a half's precision says nothing
 SPLIT_F1 = 0.5
 LEADING = 5  # concepts told of a half, fewer where there are fewer
-
-Representation: TypeAlias = "csr_array | np.ndarray"  # (n_rows, n_features), signed
 
 
 class Split(NamedTuple):

@@ -1,0 +1,184 @@
+"""The run of interpret_features.py: cells one after another, their tables kept until all are one.
+
+features.parquet        a row a half of every SAE looked at
+concepts.parquet        a row a concept x representation x cell (and SAE)
+concept_scores.json     coverage, monosemantic share and splitting of every SAE, with baselines and intervals
+parts/                  the same of each cell, by which a killed run resumes
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from tqdm import tqdm
+
+from thought_saes.activations.cache import ActivationCache
+from thought_saes.activations.cell import Cell
+from thought_saes.common.errors import InputError
+from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.features.cells import load_checkpoint, score_cell
+from thought_saes.features.collect import collect_entries, rows_of
+from thought_saes.features.concepts import Concepts
+from thought_saes.features.matches import Halved, best_matches, halve
+from thought_saes.features.tables import CONCEPTS, FEATURES, SCORES
+from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM, SaeKey, checkpoint_path
+
+CHECKPOINT = re.compile(r"pos(\d+)_layer(\d+)_d(\d+)_k(\d+)\.pt")
+
+
+class Chosen(NamedTuple):
+    """The SAEs to look at."""
+
+    keys: dict[Cell, list[SaeKey]]  # all that are scored
+    latent_dim: int  # those of this shape get a page and are matched
+    k: int
+
+
+def there(results: Path) -> list[SaeKey]:
+    """The SAEs whose checkpoints are in `results`, sorted. Raises InputError if there are none."""
+    names = (CHECKPOINT.fullmatch(path.name) for path in results.glob("*.pt"))
+    numbers = (map(int, name.groups()) for name in names if name)
+    keys = sorted(SaeKey(Cell(layer, position), dim, k) for position, layer, dim, k in numbers)
+    if not keys:
+        raise InputError(f"no checkpoints in {results}: train_all_layers_positions.py writes them")
+    return keys
+
+
+def choose_saes(results: Path, cells: Sequence[Cell], latent_dim: int, k: int, every: bool) -> Chosen:
+    """The SAEs of `cells` of one latent_dim and k, or of `every` one.
+
+    Where the results lack the published latent_dim or k, the middle value stands in. Raises InputError if they lack
+    another one that was asked for, or an SAE of a cell.
+    """
+    keys = [key for key in there(results) if key.cell in set(cells)]
+    picked = []
+    for name, wanted, published in (("latent_dim", latent_dim, SLICE_LATENT_DIM), ("k", k, SLICE_K)):
+        values = sorted({getattr(key, name) for key in keys})
+        if wanted not in values and (wanted != published or not values):
+            raise InputError(f"{results} has no SAE of {name} {wanted} there; it has {', '.join(map(str, values))}")
+        picked.append(wanted if wanted in values else values[len(values) // 2])
+    shape = picked[0], picked[1]
+    by_cell: dict[Cell, list[SaeKey]] = {}
+    for cell in cells:
+        if SaeKey(cell, *shape) not in keys:
+            raise InputError(f"no file {checkpoint_path(results, SaeKey(cell, *shape))}")
+        by_cell[cell] = [key for key in keys if key.cell == cell and (every or key[1:] == shape)]
+    return Chosen(by_cell, *shape)
+
+
+def to_parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+class _Part(NamedTuple):
+    """The files of one cell's tables."""
+
+    features: Path
+    concepts: Path
+    scores: Path  # written last, with the identity of what they are of
+
+
+def _part(output: Path, cell: Cell) -> _Part:
+    stem = f"pos{cell.position}_layer{cell.layer}"
+    folder = output / "parts"
+    return _Part(*(folder / f"{stem}_{name}" for name in (FEATURES, CONCEPTS, SCORES)))
+
+
+def score_cells(
+    cache: ActivationCache, results: Path, output: Path, chosen: Chosen, concepts: Concepts, seed: int
+) -> dict[Cell, _Part]:
+    """Score every cell that is not done yet; returns where each one's tables are. Shows its progress."""
+    (output / "parts").mkdir(parents=True, exist_ok=True)
+    parts = {}
+    with tqdm(total=sum(map(len, chosen.keys.values())), unit="SAE") as bar:
+        for cell, keys in chosen.keys.items():
+            part = parts[cell] = _part(output, cell)
+            checkpoints = {key: checkpoint_path(results, key) for key in keys}
+            identity = _identity(cache, cell, concepts, checkpoints, seed)
+            if not (part.scores.exists() and read_json(part.scores).get("identity") == identity):
+                part.scores.unlink(missing_ok=True)  # first: the tables about to be written are not what it is of
+                found = score_cell(cache, cell, concepts, checkpoints, seed)
+                write_bytes(part.features, to_parquet(found.features))
+                write_bytes(part.concepts, to_parquet(found.concepts))
+                write_json(part.scores, {"identity": identity, "cell": found.cell, "saes": found.saes})
+            bar.update(len(keys))
+    return parts
+
+
+def _identity(
+    cache: ActivationCache, cell: Cell, concepts: Concepts, checkpoints: Mapping[SaeKey, Path], seed: int
+) -> str:
+    """Equal exactly when the same tables would come out."""
+    labels = concepts.labels
+    digest = hashlib.sha256(json.dumps([cache.fingerprint(cell), concepts.names, seed]).encode())
+    for array in (labels.concepts.indptr, labels.concepts.indices, labels.defined.indices, labels.family):
+        digest.update(array.astype("<i8").tobytes())
+    for path in checkpoints.values():
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def match_cells(cache: ActivationCache, folders: Sequence[Path], chosen: Chosen) -> dict[Cell, dict[str, Any]]:
+    """Of each cell, the closest halves of the SAEs of its layer, of its position, and of it in the other `folders`.
+
+    SAEs of the page's latent_dim and k alone. By half: a list of (where, half, correlation).
+    """
+    halved: dict[tuple[Path, Cell], Halved] = {}
+    for cell in tqdm(chosen.keys, unit="cell", desc="matches", leave=False):
+        x = rows_of(cache, cell)
+        for folder in folders:
+            path = checkpoint_path(folder, SaeKey(cell, chosen.latent_dim, chosen.k))
+            if folder == folders[0] or path.exists():
+                halved[folder, cell] = halve(collect_entries(load_checkpoint(path, cache.input_dim), x))
+    found = {}
+    for cell in tqdm(chosen.keys, unit="cell", desc="matches", leave=False):
+        others = {
+            page_name(other) if folder == folders[0] else f"{folder.name} {page_name(other)}": theirs
+            for (folder, other), theirs in halved.items()
+            if (
+                folder == folders[0]
+                and other != cell
+                and (other.layer == cell.layer or other.position == cell.position)
+            )
+            or (folder != folders[0] and other == cell)
+        }
+        found[cell] = best_matches(halved[folders[0], cell], others)
+    return found
+
+
+def page_name(cell: Cell) -> str:
+    """What a cell's page is called, without `.html`."""
+    return f"pos{cell.position}_layer{cell.layer}"
+
+
+def join_parts(
+    parts: Mapping[Cell, _Part], matches: Mapping[Cell, Mapping[str, Any]], chosen: Chosen, output: Path, facts: Any
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write the three files of all cells; returns the halves and the scores."""
+    tables = []
+    for cell, part in parts.items():
+        table = pd.read_parquet(part.features)
+        shown = (table["latent_dim"] == chosen.latent_dim) & (table["k"] == chosen.k)
+        told = [matches[cell].get(half, []) if here else [] for half, here in zip(table["half"], shown, strict=True)]
+        table["matches"] = [[f"{where} {half}" for where, half, _ in found] for found in told]
+        table["match_correlations"] = [[value for *_, value in found] for found in told]
+        tables.append(table)
+    features = pd.concat(tables, ignore_index=True)
+    records = [read_json(part.scores) for part in parts.values()]
+    scores = {
+        "metadata": facts,
+        "cells": [record["cell"] for record in records],
+        "saes": [sae for record in records for sae in record["saes"]],
+    }
+    concepts = pd.concat([pd.read_parquet(part.concepts) for part in parts.values()], ignore_index=True)
+    write_bytes(output / FEATURES, to_parquet(features))
+    write_bytes(output / CONCEPTS, to_parquet(concepts))
+    write_json(output / SCORES, scores)
+    return features, scores
