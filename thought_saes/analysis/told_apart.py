@@ -8,7 +8,7 @@ all comparisons of a table at ALPHA.
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as t_distribution  # type: ignore[import-untyped]
+from scipy.stats import t as t_distribution
 
 ALPHA = 0.05
 
