@@ -48,13 +48,18 @@ def one_thread(request: pytest.FixtureRequest) -> Any:
     torch.set_num_threads(before)
 
 
-def selected_latents(pre_acts: NDArray[np.float32], selection: Selection) -> tuple[NDArray[np.float32], Any]:
-    """The dense latents of the compiled selection of a batch, and what each row had to reach."""
+def selected_latents(
+    pre_acts: NDArray[np.float32], selection: Selection, before: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float32], Any]:
+    """The dense latents of the compiled selection of a batch, and what each row had to reach; after another batch."""
     rows, latent_dim = pre_acts.shape
     initial = SAEArrays(*(np.zeros(shape, np.float32) for shape in ((latent_dim, 3), latent_dim, (latent_dim, 3), 3)))
     with Team() as team:
         trainer = StepTrainer(np.ones((rows, 3), np.float32), initial, selection, rows, LR, freeze=False, team=team)
         buffers = trainer.buffers
+        if before is not None:
+            buffers.pre_acts[:, :latent_dim] = before
+            trainer._select_of_batch(rows)
         buffers.pre_acts[:, :latent_dim] = pre_acts
         if selection.of_batch:
             trainer._select_of_batch(rows)
@@ -193,6 +198,30 @@ def test_freezing_selects_the_same_at_every_step_and_without_the_bound_it_would_
     assert difference(frozen, without) < 2e-5
     _, unbounded, _ = train_two_clusters(selection, monkeypatch, freeze=True, bound=False)
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(unbounded, expected, strict=True))
+
+
+@RULES
+def test_a_value_that_is_not_finite_makes_the_loss_so(selection: Selection) -> None:
+    initial, x = random_sae(24, 48), random_rows(100, 24)
+    initial.W_enc[7, 3] = np.nan
+    losses: list[float] = []
+    orders = shuffles(100, 2)
+    train_fused(
+        x, initial, selection, orders, batch_size=BATCH, lr=LR, on_epoch=lambda epoch, loss: losses.append(loss)
+    )
+    assert len(losses) == 2
+    assert not np.isfinite(losses).any()
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.9, 1.1, 1e3])
+def test_a_batch_whose_threshold_is_far_from_the_last_ones_is_selected_alike(factor: float) -> None:
+    pre_acts = random_rows(20, 70)
+    expected = [
+        plain_latents(torch.from_numpy(rows), BATCHTOPK).numpy() for rows in (pre_acts, pre_acts * np.float32(factor))
+    ]
+    ours = selected_latents(pre_acts * np.float32(factor), BATCHTOPK, before=pre_acts)[0]
+    np.testing.assert_array_equal(ours, expected[1].astype(np.float32))
+    assert (ours > 0).sum() == (expected[0] > 0).sum() == 80
 
 
 def test_one_matryoshka_group_is_batchtopk() -> None:

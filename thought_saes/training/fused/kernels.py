@@ -179,6 +179,7 @@ _add_narrow, _both_narrow = _piece_kernels(NARROW)
 _add_line, _both_line = _piece_kernels(LINE)
 
 
+LEADING = 1 << 15  # values of the upper half of a non-negative float
 TINY = np.finfo(np.float32).tiny  # the least that a pre-activation of a ReLU'd rule has to reach
 
 
@@ -237,6 +238,13 @@ class Entries(NamedTuple):
     starts: NDArray[np.int64]
     sparse: NDArray[np.int64]
     ends: NDArray[np.int64]
+
+
+class Candidates(NamedTuple):
+    """What may be selected on each row, in a rule by which rows compete."""
+
+    positions: NDArray[np.int32]  # (rows, latent_dim), of which row r has the first counts[r]
+    counts: NDArray[np.int64]  # (rows,)
 
 
 class ByFeature(NamedTuple):
@@ -379,82 +387,94 @@ def select(pre_acts, features, entries, kth, k, signed, rows):
 
 
 @compiled
-def count_leading(pre_acts, features, histogram, first, last):
-    """Add to histogram (1 << 15,) the positive pre-activations of rows [first, last) by their bits' upper half."""
+def collect(pre_acts, features, candidates, floor, first, last):
+    """For rows [first, last), the positions of the positive pre-activations whose key is `floor` or more, ascending."""
+    positions, counts = candidates
+    chunk = 32  # so few reach the floor that most chunks are done with one comparison of vectors
     for row in range(first, last):
         values = pre_acts[row, : features.n_live].view(np.int32)
-        for j in range(features.n_live):
-            key = _key(values[j], False)
-            if key > 0:
-                histogram[key >> 16] += 1
+        n = 0
+        for start in range(0, features.n_live, chunk):
+            largest = np.int32(0)
+            if start + chunk <= features.n_live:
+                for j in range(start, start + chunk):
+                    largest = max(largest, _key(values[j], False))
+                if largest < floor:
+                    continue
+            for j in range(start, min(start + chunk, features.n_live)):
+                positions[row, n] = j  # is overwritten if it is none
+                n += _key(values[j], False) >= floor
+        counts[row] = n
 
 
 @compiled
-def threshold_of_batch(pre_acts, features, histogram, entries, n_rows, n_kept):
-    """What the n_kept largest positive pre-activations of a batch reach, and the last of those that just do.
+def threshold_of_batch(pre_acts, features, candidates, entries, n_rows, n_kept):
+    """What the n_kept largest candidates of a batch reach, and the last of those that just do.
 
-    Returns their bits, and the row and the id up to which equal ones are kept: of those the lowest rows are, and of a
-    row the lowest ids. Fills entries.starts and ends. histogram: of `count_leading`, of all rows.
+    Returns their key, and the row and the id up to which equal ones are kept: of those the lowest rows are, and of a
+    row the lowest ids. With fewer candidates all are kept, and the key is 1. Fills entries.starts and ends.
     """
-    above, leading = 0, len(histogram) - 1
+    positions, counts = candidates
+    histogram = np.zeros(LEADING, np.int32)  # of the upper halves of the keys
+    for row in range(n_rows):
+        values = pre_acts[row].view(np.int32)
+        for i in range(counts[row]):
+            histogram[_key(values[positions[row, i]], False) >> 16] += 1
+    above, leading = 0, LEADING - 1
     while leading >= 0 and above + histogram[leading] < n_kept:
         above += histogram[leading]
         leading -= 1
-    keys, rows, ids = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64)
+    threshold, tie_row, tie_id = np.int32(1), n_rows, np.int64(0)
     if leading >= 0:
         keys, rows = np.empty(histogram[leading], np.int32), np.empty(histogram[leading], np.int32)
         ids = np.empty(histogram[leading], np.int64)
-    n = 0
-    counts = entries.ends
-    floor = np.int32(max(leading, 0)) << 16
-    for row in range(n_rows):
-        counts[row] = 0
-        values = pre_acts[row, : features.n_live].view(np.int32)
-        for j in range(features.n_live):
-            key = _key(values[j], False)
-            if key > 0 and key >= floor:
+        n = 0
+        for row in range(n_rows):
+            values = pre_acts[row].view(np.int32)
+            for i in range(counts[row]):
+                key = _key(values[positions[row, i]], False)
                 if key >> 16 == leading:
-                    keys[n], rows[n], ids[n] = key, row, features.ids[j]
+                    keys[n], rows[n], ids[n] = key, row, features.ids[positions[row, i]]
                     n += 1
-                else:
-                    counts[row] += 1
-    threshold, tie_row, tie_id = np.int32(1), n_rows, np.int64(0)
-    if leading >= 0:
         threshold = np.sort(keys)[n - (n_kept - above)]
         ties = np.flatnonzero(keys == threshold)
         left = n_kept - above - np.count_nonzero(keys > threshold)  # of the ties that are kept, at least one
-        tie_row = rows[ties[left - 1]]  # entries are in the order of rows
-        of_row = ties[rows[ties] == tie_row]
-        tie_id = np.sort(ids[of_row])[left - 1 - np.count_nonzero(rows[ties] < tie_row)]
-        for i in range(n):
-            key, row = keys[i], rows[i]
-            counts[row] += key > threshold or (
-                key == threshold and (row < tie_row or (row == tie_row and ids[i] <= tie_id))
-            )
+        tie_row = rows[ties[left - 1]]  # they are in the order of rows
+        tie_id = np.sort(ids[ties[rows[ties] == tie_row]])[left - 1 - np.count_nonzero(rows[ties] < tie_row)]
     start = 0
     for row in range(n_rows):
+        values = pre_acts[row].view(np.int32)
         entries.starts[row] = start
-        start += counts[row]
+        for i in range(counts[row]):
+            f = positions[row, i]
+            start += _is_kept(_key(values[f], False), row, features.ids[f], threshold, tie_row, tie_id)
         entries.ends[row] = start
     return threshold, tie_row, tie_id
 
 
 @compiled
-def fill(pre_acts, features, entries, kth, threshold, tie_row, tie_id, first, last):
+def _is_kept(key, row, feature, threshold, tie_row, tie_id):
+    """Whether an entry is selected, from what `threshold_of_batch` returns."""
+    return key > threshold or (key == threshold and (row < tie_row or (row == tie_row and feature <= tie_id)))
+
+
+@compiled
+def fill(pre_acts, features, candidates, entries, kth, threshold, tie_row, tie_id, first, last):
     """The entries and kth of rows [first, last) from what `threshold_of_batch` returns."""
+    positions, counts = candidates
     bits = np.empty(1, np.int32)
     bits[0] = threshold
-    reach = max(bits.view(np.float32)[0], TINY)
+    reach = bits.view(np.float32)[0]
+    if reach < TINY:  # and not NaN, which nothing reaches
+        reach = TINY
     for row in range(first, last):
-        values = pre_acts[row, : features.n_live].view(np.int32)
+        values = pre_acts[row].view(np.int32)
         n = entries.starts[row]
-        for j in range(features.n_live):
-            key = _key(values[j], False)
-            if key > threshold or (
-                key == threshold and (row < tie_row or (row == tie_row and features.ids[j] <= tie_id))
-            ):
-                entries.positions[n] = j
-                entries.acts[n] = pre_acts[row, j]
+        for i in range(counts[row]):
+            f = positions[row, i]
+            if _is_kept(_key(values[f], False), row, features.ids[f], threshold, tie_row, tie_id):
+                entries.positions[n] = f
+                entries.acts[n] = pre_acts[row, f]
                 n += 1
         kth[row] = reach
 

@@ -15,7 +15,7 @@ from thought_saes.training.fused.team import FloatArray, IntArray, Team, product
 REORDER_EVERY = 8  # steps between two looks for features to multiply densely
 DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in dense products
 DENSE_BLOCK = 128  # features whose dense gradients are held at a time
-LEADING = 1 << 15  # values of the upper half of a non-negative float
+HALF_OCTAVE = 1 << 22  # in the bits of a float: how far the batch's threshold may fall in a step, or it is sought anew
 
 
 class Buffers:
@@ -30,6 +30,8 @@ class Buffers:
         self.kth, self.squares = zeros(rows), zeros(rows)
         ends = (np.zeros(rows, np.int64) for _ in range(3))
         self.entries = kernels.Entries(np.zeros(n_entries, np.int64), zeros(n_entries), *ends)
+        width = latent_dim if selection.of_batch else 0
+        self.candidates = kernels.Candidates(np.zeros((rows, width), np.int32), np.zeros(rows, np.int64))
         self.by_feature = kernels.ByFeature(
             np.zeros(latent_dim + 1, np.int64), np.zeros(n_entries, np.int64), zeros(n_entries)
         )
@@ -62,6 +64,7 @@ class StepTrainer:
         rows = min(batch_size, len(x))
         self.buffers = Buffers(rows, input_dim, self.adam.stride, latent_dim, selection)
         self.grads = zeros(team.threads, rows * selection.k)  # of each thread's columns, then of all in the first
+        self.floor = 1  # bits of a float that a latent is likely to exceed, where the rows of a batch compete
         self.freezer = Freezer(x, self.features, self.adam, selection.signed, team) if freeze else None
 
     def epoch(self, order: IntArray, batch_size: int) -> float:
@@ -130,19 +133,23 @@ class StepTrainer:
         kernels.scatter(features, buffers.entries, buffers.dense_acts, rows)
 
     def _select_of_batch(self, n_rows: int) -> None:
+        """Select among all rows, first of what is near the last batch's threshold: nearly always that is enough."""
         buffers, features, cuts = self.buffers, self.features.arrays(), self.team.cuts(n_rows)
-        histograms = np.zeros((self.team.threads, LEADING), np.int64)
+        pre_acts, candidates, n_kept = buffers.pre_acts, buffers.candidates, n_rows * self.selection.k
 
-        def count(first: int, last: int) -> None:
-            kernels.count_leading(buffers.pre_acts, features, histograms[cuts.index(first)], first, last)
+        def collect(floor: int) -> int:
+            self.team.run(
+                lambda first, last: kernels.collect(pre_acts, features, candidates, np.int32(floor), first, last), cuts
+            )
+            return int(candidates.counts[:n_rows].sum())
 
-        self.team.run(count, cuts)
-        reached = kernels.threshold_of_batch(
-            buffers.pre_acts, features, histograms.sum(axis=0), buffers.entries, n_rows, n_rows * self.selection.k
-        )
+        if collect(self.floor) < n_kept and self.floor > 1:
+            collect(1)
+        reached = kernels.threshold_of_batch(pre_acts, features, candidates, buffers.entries, n_rows, n_kept)
+        self.floor = max(1, int(reached[0]) - HALF_OCTAVE)
 
         def fill(first: int, last: int) -> None:
-            kernels.fill(buffers.pre_acts, features, buffers.entries, buffers.kth, *reached, first, last)
+            kernels.fill(pre_acts, features, candidates, buffers.entries, buffers.kth, *reached, first, last)
             kernels.scatter(features, buffers.entries, buffers.dense_acts, np.arange(first, last))
 
         self.team.run(fill, cuts)
