@@ -65,6 +65,7 @@ class DemoConfig:
     width: int = option(128, help="width of the residual stream, a multiple of 32")
     max_steps: int = option(6, help="steps of the longest problems")
     seed: int = option(0, help="seed of the weights and of the problems")
+    stop_at: float | None = option(None, help="stop once this share of the longest problems is solved: an early state")
     output: Path = option(Path("demo/model"), help="folder for the model")
     training: Path = option(Path("demo/training"), help="folder for the state of an unfinished run")
 
@@ -75,10 +76,13 @@ class DemoConfig:
         if self.width % HEAD_DIM:
             raise InputError(f"--width must be a multiple of {HEAD_DIM}, not {self.width}")
         check_positive(self, "lr")
+        if self.stop_at is not None and not 0 < self.stop_at <= 1:
+            raise InputError(f"--stop-at must be above 0 and at most 1, not {self.stop_at}")
 
     def settings(self) -> dict[str, Any]:
-        """What decides how the model comes out."""
-        return {name: value for name, value in asdict(self).items() if name not in ("output", "training")}
+        """What decides how the model comes out; a flag that is left out is not part of it."""
+        paths = ("output", "training")
+        return {name: value for name, value in asdict(self).items() if name not in paths and value is not None}
 
 
 def new_reasoner(config: DemoConfig) -> LatentReasoner:
@@ -293,10 +297,16 @@ class Training:
         self.seconds += time.perf_counter() - started
         return losses
 
+    def early_enough(self) -> bool:
+        """Whether --stop-at is reached: judged on the last JUDGED_ON problems of the largest number of steps."""
+        curriculum, share = self.curriculum, self.config.stop_at
+        judged = curriculum.longest == self.config.max_steps and len(curriculum.solved) == JUDGED_ON
+        return share is not None and judged and curriculum.share() >= share
+
     def run(self) -> None:
         """The steps that are left, with a progress bar; the state is saved as it goes."""
         with tqdm(total=self.config.steps, initial=self.step, unit="step", smoothing=0.05) as bar:
-            while self.step < self.config.steps:
+            while self.step < self.config.steps and not self.early_enough():
                 losses = self.train_step()
                 bar.update()
                 if self.step % 10 == 0:
