@@ -191,7 +191,7 @@ def test_sparse_structure_is_shown_only_by_more_gain_over_pca_than_on_gaussian_r
         assert control
         assert (control.cells, control.real, control.gaussian) == (1, pytest.approx(0.4), pytest.approx(fvu / 0.5))
         assert control.shows_structure is shown
-    write_pca(tmp_path, {(0, 0): 0.5}, 4)
+    write_pca(tmp_path, {(0, 0): 0.5}, 4, gaussian={})
     assert found(tmp_path).at[0].control is None
 
 

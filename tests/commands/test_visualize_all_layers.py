@@ -243,15 +243,42 @@ def test_in_any_grid_there_is_a_place_for_every_panel_and_cells_hold_their_text(
     layout = Layout.fit(n_panels, n_layers, n_positions, longest_text)
     assert layout.columns * layout.rows >= n_panels
     assert layout.columns * (layout.rows - 1) < n_panels
-    assert layout.font >= heatmaps.FONT_MIN
-    assert longest_text * 0.55 * layout.font / 72 <= layout.cell_width
-    assert layout.font / 72 < layout.cell_height
+    if layout.numbers:
+        assert layout.font >= heatmaps.FONT_MIN
+        assert longest_text * 0.55 * layout.font / 72 <= layout.cell_width
+        assert layout.font / 72 < layout.cell_height
+    panels = layout.rows * (n_layers * layout.cell_height + heatmaps.PANEL_GAP_Y)
+    assert layout.columns * n_positions * layout.cell_width <= PAGE_WIDTH
+    assert panels <= max(heatmaps.PANELS_HEIGHT, layout.rows * heatmaps.PANEL_HEIGHT_MIN) + (layout.rows + 1)
 
 
 def test_the_published_grid_has_its_four_k_two_by_two_and_sixteen_layers_fit_the_page() -> None:
     layout = Layout.fit(n_panels=4, n_layers=16, n_positions=6, longest_text=5)
     assert (layout.columns, layout.rows) == (2, 2)
+    assert layout.numbers
     assert layout.font >= 8
+
+
+def test_thirty_layers_at_four_k_fit_one_page_without_numbers_and_one_k_with_them() -> None:
+    four, one = (Layout.fit(n_panels=n, n_layers=30, n_positions=6, longest_text=5) for n in (4, 1))
+    assert (four.columns, four.rows, four.numbers, one.numbers) == (2, 2, False, True)
+    assert 2 * 30 * four.cell_height <= heatmaps.PANELS_HEIGHT
+
+
+def test_the_last_layer_is_set_apart_only_where_its_scale_differs(tmp_path: Path) -> None:
+    scales = {0: 1.0, 1: 2.0, 2: 40.0}
+    for layer, scale in scales.items():
+        metrics = {"explained_variance": 0.1 * layer, "reconstruction_loss": scale}
+        content = {"metadata": {"position": 0, "layer": layer}, "results": {"1024": {"20": metrics}}}
+        metrics_path(tmp_path, Cell(layer, 0), 1024).write_text(json.dumps(content))
+    six = drawn(tmp_path)
+    apart, plain = six["layer_position_reconstruction_loss.png"], six["layer_position_explained_variance.png"]
+    assert "* the last layer is after the final norm" in texts(apart)
+    assert apart.axes[0].get_yticklabels()[-1].get_text() == "2*"
+    assert apart.axes[0].collections[0].get_clim() == (1.0, 2.0)  # the scale of the others
+    assert "40.000" in texts(apart)
+    assert "absent" not in texts(apart)
+    assert "*" not in texts(plain)
 
 
 @pytest.mark.parametrize("axes", [((5,), (3,), (8,), (1,)), (range(30), range(7), (1024,), (1,))])

@@ -1,12 +1,15 @@
 """The figures beside the six: what they show, what they leave out, and that nothing is cut."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+import analyze_all_layers
 from tests.helpers.grids import write_seed
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import choose_slice
@@ -46,7 +49,7 @@ def test_the_command_line_writes_every_figure_into_the_output_folder(folders: li
     assert "left out" not in output
     names = {path.name for path in (folders[0].parent / "figures").iterdir()}
     assert names >= {FVU_FIGURE, FLOOR_FIGURE, *COMPARISONS}
-    assert len(names) == 13
+    assert len(names) == 16
     assert sorted(folders[0].iterdir()) == before
 
 
@@ -101,7 +104,7 @@ def test_the_bars_are_the_shares_of_variance(folders: list[Path]) -> None:
     grid = load_replicates(folders)
     study = make_study(grid, choose_slice(grid, 20, 1024))
     axes = COMPARISONS["variance_shares.png"](study).axes[0]
-    found = study.variance["fvu"]
+    found = study.log_variance
     assert found is not None
     widths = [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)]
     assert widths == pytest.approx(found.terms["share"].tolist())
@@ -121,4 +124,36 @@ def test_without_baselines_their_figures_are_left_out_and_said(tmp_path: Path, c
 def test_an_incomplete_grid_is_drawn(folders: list[Path]) -> None:
     metrics_path(folders[0], Cell(3, 0), 64).unlink()
     metrics_path(folders[1], Cell(3, 0), 64).unlink()
-    assert len(drawn(*folders, allow_partial=True)) == 13
+    assert len(drawn(*folders, allow_partial=True)) == 16
+
+
+def test_relative_to_pca_one_is_the_middle_of_the_colours_and_collapsed_saes_have_a_cross(folders: list[Path]) -> None:
+    figure = drawn(folders[0])["layer_position_all_k_fvu_relative.png"]
+    mesh = figure.axes[0].collections[0]
+    low, high = mesh.get_clim()
+    assert low * high == pytest.approx(1)
+    assert float(mesh.norm(np.array(1.0))) == pytest.approx(0.5)
+    grid = load_replicates([folders[0]])
+    at_4 = make_study(grid, choose_slice(grid, 20, 1024)).configs.query("k == 4 and latent_dim == 128")
+    assert at_4["collapsed"].sum() > 0
+    crosses = [len(np.asarray(axes.collections[1].get_offsets())) for axes in figure.axes[:1]]
+    assert crosses == [at_4["collapsed"].sum()]
+    assert "collapsed: fewer than 2k features ever fire" in words(figure)
+
+
+def test_the_gap_is_a_ratio_and_the_fronts_have_a_panel_for_each_k_and_latent_dim(folders: list[Path]) -> None:
+    figures_drawn = drawn(folders[0])
+    assert "fvu / fvu_train" in words(figures_drawn["train_validation_gap.png"])
+    assert len(figures_drawn["pareto_front.png"].axes) == len(AXES[2]) * len(AXES[3])
+
+
+def test_every_figure_that_the_report_shows_is_drawn_and_every_drawn_one_is_named(
+    folders: list[Path], call: Call
+) -> None:
+
+    output = folders[0].parent / "out"
+    assert call(analyze_all_layers.main, "--results", *folders, "--output", output)[0] == 0
+    assert call(main, "--results", *folders, "--output", output)[0] == 0
+    shown = set(re.findall(r"\]\(([a-z_0-9]+\.png)\)", (output / "report.md").read_text()))
+    assert shown <= {path.name for path in output.glob("*.png")}
+    assert len(shown) >= 10

@@ -55,6 +55,10 @@ def write_baselines(
                 str(d): {str(k): {"explained_variance": -1.0, "fvu": 30.0 + layer} for k in k_values}
                 for d in latent_dims
             },
+            "gaussian": {
+                str(d): {str(k): {"fvu": 0.9 / (1 + 0.1 * k), "pca_fvu": 1 / (1 + 0.1 * k)} for k in k_values}
+                for d in latent_dims
+            },
             "gamma": 3.0 + layer + 2.0 * position,
             "effective_rank": 5.0,
             "mean_norm": 7.0,

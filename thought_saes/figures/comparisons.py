@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import StrMethodFormatter
 
-from thought_saes.analysis.study import DEATH, ERROR, FVU, Study, has, over_seeds, pareto_front, rank_correlation
+from thought_saes.analysis.findings import gamma_of
+from thought_saes.analysis.study import DEATH, ERROR, FVU, RELATIVE, Study, has, over_seeds, pareto_front
 from thought_saes.common.text import GAMMA
 from thought_saes.figures.style import (
     COLORS,
@@ -88,155 +86,168 @@ def fvu_against_k(study: Study) -> Figure:
 
 
 def pareto(study: Study) -> Figure:
-    """Every configuration by k and error; the front is a line, the dead share a colour."""
-    configs = study.configs.dropna(subset=[ERROR])
-    alive = configs[~configs["collapsed"]]
-    if alive.empty:
+    """A row for each latent_dim, a column for each k: error against the dead share, a point a cell; fronts as lines."""
+    configs = study.configs.dropna(subset=[ERROR, DEATH])
+    if configs[~configs["collapsed"]].empty:
         raise NotThere("every configuration has collapsed")
-    sizes = study.grid.values("latent_dim")
+    sizes, k_values = study.grid.values("latent_dim"), study.grid.values("k")
     figure = new_figure(
-        4.6, "Pareto fronts of the whole grid", f"a point is a configuration, {seeds_note(study)}; low and left is good"
+        1.3 + 1.35 * len(sizes),
+        "Pareto fronts of error and dead features",
+        f"a point is a layer and position, {seeds_note(study)}; low and left is good",
     )
-    axes = figure.subplots()
-    # The latent_dims of a k stand side by side.
-    shift = {size: 1.09 ** (place - (len(sizes) - 1) / 2) for place, size in enumerate(sizes)}
-    collapsed = configs[configs["collapsed"]]
-    axes.scatter(
-        collapsed["k"] * collapsed["latent_dim"].map(shift),
-        collapsed[ERROR],
-        marker="x",
-        color="0.6",
-        s=10,
-        linewidth=0.6,
-    )
-    front, wide_front = pareto_front(alive, ["k", ERROR]), pareto_front(alive, ["k", ERROR, DEATH])
-    scale = Normalize(0, 1)
-    for place, size in enumerate(sizes):
-        here = alive[alive["latent_dim"] == size]
-        x = here["k"] * shift[size]
-        if study.n_seeds > 1:
-            bars = here[f"{ERROR}_sd"]
-            axes.errorbar(x, here[ERROR], yerr=bars, fmt="none", ecolor="0.75", elinewidth=0.5, zorder=1)
-        edges = np.where(wide_front[here.index], "black", "none").tolist()
-        marker = MARKERS[place % len(MARKERS)]
-        axes.scatter(x, here[ERROR], c=here[DEATH], cmap="cividis", norm=scale, s=18, marker=marker, edgecolors=edges)
-    line = alive[front].sort_values("k")
-    axes.plot(line["k"] * line["latent_dim"].map(shift), line[ERROR], color="#D55E00", linewidth=1.2, zorder=3)
-    if study.has_fvu:
-        axes.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
-    plain_axes(axes, "k", study.error)
-    k_axis(axes, study.grid.values("k"))
+    panels = figure.subplots(len(sizes), len(k_values), sharex=True, sharey=True, squeeze=False)
+    for (row, column), panel in np.ndenumerate(panels):
+        size, k = sizes[row], k_values[column]
+        here = configs[(configs["latent_dim"] == size) & (configs["k"] == k)]
+        gone, alive = here[here["collapsed"]], here[~here["collapsed"]]
+        panel.scatter(gone[DEATH], gone[ERROR], marker="x", color="0.6", s=8, linewidth=0.6)
+        panel.scatter(alive[DEATH], alive[ERROR], color=COLORS[0], s=7, linewidth=0)
+        front = alive[pareto_front(alive, [ERROR, DEATH])].sort_values(DEATH)
+        panel.plot(front[DEATH], front[ERROR], color=COLORS[4], linewidth=1.2, marker="o", markersize=2.5)
+        if study.has_fvu:
+            panel.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+        if row == 0:
+            panel.set_title(f"k = {k}", fontsize=TEXT, pad=3)
+        label = f"latent_dim {size}\n{study.error}" if column == 0 else ""
+        plain_axes(panel, "dead share" if row == len(sizes) - 1 else "", label)
+    panels[0, 0].set_xlim(-0.03, 1.03)
     if (configs[ERROR] > 0).all():
-        axes.set_ylim(0.8 * configs[ERROR].min(), 1.25 * configs[ERROR].max())
-        log_scale(axes, "y")
-    bar = figure.colorbar(ScalarMappable(scale, "cividis"), ax=axes, pad=0.01)
-    bar.set_label("dead features, share of latent_dim", fontsize=TEXT)
-    bar.ax.tick_params(labelsize=SMALL)
-    points: dict[str, Any] = {"color": "0.4", "linestyle": "none", "markersize": 4.5}
-    handles = [Line2D([], [], marker=MARKERS[n % len(MARKERS)], **points) for n in range(len(sizes))]
-    labels = [f"latent_dim {size}" for size in sizes]
-    handles += [
-        Line2D([], [], color="#D55E00", linewidth=1.2),
-        Line2D([], [], marker="o", markeredgecolor="black", markerfacecolor="white", linestyle="none", markersize=5),
-        Line2D([], [], marker="x", color="0.6", linestyle="none", markersize=4),
+        panels[0, 0].set_ylim(0.8 * configs[ERROR].min(), 1.25 * configs[ERROR].max())
+        log_scale(panels[0, 0], "y")
+    handles = [
+        Line2D([], [], color=COLORS[4], marker="o", markersize=3, linewidth=1.2),
+        Line2D([], [], color=COLORS[0], marker="o", linestyle="none", markersize=3),
+        Line2D([], [], color="0.6", marker="x", linestyle="none", markersize=4),
     ]
-    labels += [f"front of (k, {study.error})", f"ringed: front of (k, {study.error}, dead)", "collapsed, on no front"]
+    labels = [f"front of ({study.error}, dead)", "dominated", "collapsed, on no front"]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
     return figure
 
 
 def death_against_gamma(study: Study) -> Figure:
-    """A point for each layer x position and k."""
+    """A panel for each k: a point a cell, each position in its own colour."""
     if not has(study.saes, "gamma", DEATH):
         raise NotThere("there are no baselines")
+    k_values, positions = study.grid.values("k"), study.grid.values("position")
+    colors = ordered_colors(positions)
     figure = new_figure(
-        4.0,
+        1.2 + 2.3 * math.ceil(len(k_values) / 2),
         f"Dead features against {GAMMA} of the cell",
-        f"a point is a layer and position, mean over latent_dim, {seeds_note(study)}",
+        f"a point is a layer and position, mean over latent_dim, {seeds_note(study)}; in the titles rank correlations",
     )
-    axes = figure.subplots()
-    k_values = study.grid.values("k")
-    colors = ordered_colors(k_values)
+    rows = math.ceil(len(k_values) / 2)
+    panels = figure.subplots(rows, min(2, len(k_values)), sharex=True, squeeze=False).ravel()
     gamma = study.saes.groupby(["layer", "position"])["gamma"].first()
-    for place, k in enumerate(k_values):
-        over = over_seeds(study.saes[study.saes["k"] == k], ["layer", "position"], DEATH)
-        x = gamma.reindex(over.index)
-        correlation = rank_correlation(x, over["mean"])
-        label = f"k = {k}" + (f", rank correlation {correlation:.2f}" if math.isfinite(correlation) else "")
-        bars = over["sd"] if study.n_seeds > 1 else None
-        style: dict[str, Any] = {"color": colors[k], "marker": MARKERS[place % len(MARKERS)], "label": label}
-        axes.errorbar(x, over["mean"], yerr=bars, linestyle="none", markersize=4, elinewidth=0.7, capsize=1.5, **style)
-    axes.set_ylim(-0.03, 1.03)
-    plain_axes(axes, f"{GAMMA} = ‖mean‖ / ‖standard deviation‖, training rows", "dead features, share of latent_dim")
+    for place, panel in enumerate(panels):
+        if place >= len(k_values):
+            panel.set_axis_off()
+            continue
+        at_k = study.saes[study.saes["k"] == k_values[place]]
+        over = over_seeds(at_k, ["layer", "position"], DEATH)
+        for number, position in enumerate(positions):
+            here = over[over.index.get_level_values("position") == position]
+            style: dict[str, Any] = {"color": colors[position], "marker": MARKERS[number % len(MARKERS)]}
+            bars = here["sd"] if study.n_seeds > 1 else None
+            x = gamma.reindex(here.index)
+            panel.errorbar(x, here["mean"], yerr=bars, linestyle="none", markersize=3, elinewidth=0.6, **style)
+        found = gamma_of(at_k)
+        told = f"; pooled {found.pooled:.2f}, within a position {found.median:.2f}" if found else ""
+        panel.set_title(f"k = {k_values[place]}{told}", fontsize=TEXT, pad=3)
+        bottom = place + 2 >= len(k_values)
+        plain_axes(panel, f"{GAMMA} = ‖mean‖ / ‖standard deviation‖" if bottom else "", "dead share")
     if gamma.min() > 0 and gamma.max() > 5 * gamma.min():
-        log_scale(axes, "x")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
+        log_scale(panels[0], "x")
+    handles = [
+        Line2D([], [], color=colors[position], marker=MARKERS[n % len(MARKERS)], linestyle="none", markersize=4)
+        for n, position in enumerate(positions)
+    ]
+    labels = [f"position {position}" for position in positions]
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=TEXT, frameon=False)
     return figure
 
 
 def train_validation_gap(study: Study) -> Figure:
-    """fvu on validation rows against fvu on training rows, a point for each configuration."""
+    """fvu on validation rows over that on training rows: a panel for each latent_dim, a box for each k."""
     configs = study.configs
     if not has(configs, FVU, "fvu_train"):
         raise NotThere("the files hold no fvu_train and fvu")
-    configs = configs.dropna(subset=[FVU, "fvu_train"])
+    ratio = (configs[FVU] / configs["fvu_train"]).rename("ratio")
+    known = configs.assign(ratio=ratio)[(ratio > 0) & np.isfinite(ratio)]
+    sizes, k_values = study.grid.values("latent_dim"), study.grid.values("k")
     figure = new_figure(
-        5.0, "Training against validation rows", f"a point is a configuration, {seeds_note(study)}; on the line: no gap"
+        3.2,
+        "Validation against training rows",
+        f"fvu / fvu_train; a box is the quartiles of all layers and positions, {seeds_note(study)}; 1: no gap",
+    )
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for panel, size in zip(panels, sizes, strict=True):
+        groups = [known["ratio"][(known["latent_dim"] == size) & (known["k"] == k)].to_numpy() for k in k_values]
+        panel.boxplot(groups, widths=0.6, flierprops={"markersize": 2}, medianprops={"color": COLORS[4]})
+        panel.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+        panel.set_title(f"latent_dim {size}", fontsize=TEXT, pad=3)
+        plain_axes(panel, "k", "fvu / fvu_train" if panel is panels[0] else "")
+        panel.set_xticks(range(1, len(k_values) + 1), [str(k) for k in k_values])
+    log_scale(panels[0], "y")
+    return figure
+
+
+def gaussian_control(study: Study) -> Figure:
+    """How much SAEs gain over PCA on real rows against how much on Gaussian rows of the same mean and covariance."""
+    saes = study.saes
+    if not has(saes, "gaussian_fvu", "gaussian_pca_fvu", RELATIVE):
+        raise NotThere("no SAE was trained on Gaussian rows (--gaussian-control)")
+    known = saes.dropna(subset=["gaussian_fvu", "gaussian_pca_fvu", RELATIVE])
+    known = known.assign(gaussian=known["gaussian_fvu"] / known["gaussian_pca_fvu"])
+    figure = new_figure(
+        3.6,
+        "SAEs on real and on Gaussian rows",
+        "fvu over that of PCA of the same k; below the line: structure beyond it",
     )
     axes = figure.subplots()
-    k_values, sizes = study.grid.values("k"), study.grid.values("latent_dim")
+    k_values = sorted(known["k"].unique())
     colors = ordered_colors(k_values)
-    for place, size in enumerate(sizes):
-        for k in k_values:
-            here = configs[(configs["k"] == k) & (configs["latent_dim"] == size)]
-            bars = {"xerr": here["fvu_train_sd"], "yerr": here[f"{ERROR}_sd"]} if study.n_seeds > 1 else {}
-            style: dict[str, Any] = {"color": colors[k], "marker": MARKERS[place % len(MARKERS)], "alpha": 0.8}
-            axes.errorbar(here["fvu_train"], here[FVU], linestyle="none", markersize=3, elinewidth=0.4, **bars, **style)
-    both = configs[[FVU, "fvu_train"]]
-    ends = [both.min().min() * 0.9, both.max().max() * 1.1]
+    for place, k in enumerate(k_values):
+        here = known[known["k"] == k].groupby(["layer", "position"])[[RELATIVE, "gaussian"]].mean()
+        marker = MARKERS[place % len(MARKERS)]
+        axes.scatter(here["gaussian"], here[RELATIVE], color=colors[k], marker=marker, s=16, label=f"k = {k}")
+    both = known[[RELATIVE, "gaussian"]].to_numpy()
+    ends = [both.min() * 0.9, both.max() * 1.1]
     axes.plot(ends, ends, color="black", linewidth=0.8)
+    axes.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
     axes.set(xlim=ends, ylim=ends)
-    plain_axes(axes, "fvu, training rows", "fvu, validation rows")
-    if ends[0] > 0:
-        log_scale(axes, "x")
-        log_scale(axes, "y")
-    axes.set_aspect("equal")
-    handles = [Line2D([], [], marker="o", color=colors[k], linestyle="none", markersize=5) for k in k_values]
-    handles += [
-        Line2D([], [], marker=MARKERS[n % len(MARKERS)], color="0.4", linestyle="none", markersize=4)
-        for n in range(len(sizes))
-    ]
-    labels = [*(f"k = {k}" for k in k_values), *(f"latent_dim {size}" for size in sizes)]
-    figure.legend(handles, labels, loc="outside right center", fontsize=TEXT, frameon=False)
+    plain_axes(axes, "Gaussian rows", "real rows")
+    log_scale(axes, "x")
+    log_scale(axes, "y")
+    figure.legend(loc="outside right center", fontsize=TEXT, frameon=False)
     return figure
 
 
 def variance_shares(study: Study) -> Figure:
-    """A panel for each metric, a bar for each term."""
-    known = {metric: found.terms["share"] for metric, found in study.variance.items() if found is not None}
+    """Of the logarithm of the error: a panel over every k and one for each, a bar for each term."""
+    found = {"every k": study.log_variance} | {f"k = {k}": terms for k, terms in study.variance_by_k.items()}
+    known = {title: terms.terms["share"] for title, terms in found.items() if terms is not None}
     if not known:
         raise NotThere("no balanced part of the grid in which a metric varies")
     names = list(dict.fromkeys(name for shares in known.values() for name in shares.index))
-    subtitle = (
-        f"shares of the total sum of squares; error term: variation between {study.n_seeds} seeds"
-        if study.n_seeds > 1
-        else "shares of the total sum of squares; one seed, so no error term"
+    subtitle = f"shares of the sum of squares of log {study.error}; " + (
+        f"error term: variation between {study.n_seeds} seeds" if study.n_seeds > 1 else "one seed, so no error term"
     )
     figure = new_figure(1.2 + 0.24 * len(names), "What the variance goes with", subtitle)
     panels = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
-    limit = max(float(shares.max()) for shares in known.values()) * 1.22
-    for panel, (metric, shares) in zip(panels, known.items(), strict=True):
+    limit = max(float(shares.max()) for shares in known.values()) * 1.5
+    for panel, (title, shares) in zip(panels, known.items(), strict=True):
         values = shares.reindex(names)
         error_rows = pd.Index(names).str.contains("seed")
         panel.barh(range(len(names)), values, color=np.where(error_rows, "0.65", COLORS[0]), height=0.7)
         for place, value in enumerate(values):
             if math.isfinite(value):
-                panel.text(value + 0.01 * limit, place, f"{value:.1%}", fontsize=SMALL, va="center")
-        panel.set_title(metric, fontsize=TEXT, pad=3)
-        plain_axes(panel, "share of variance", "")
+                panel.text(value + 0.02 * limit, place, f"{value:.0%}", fontsize=SMALL, va="center")
+        panel.set_title(title, fontsize=TEXT, pad=3)
+        plain_axes(panel, "", "")
         panel.set_xlim(0, limit)
-        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:.0%}"))
-        panel.grid(visible=False, axis="y")
+        panel.set_xticks([])
+        panel.grid(visible=False)
     panels[0].set_yticks(
         range(len(names)), [name.replace(", and seed", ",\nand seed") for name in names], fontsize=SMALL
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from thought_saes.analysis.study import Study
 from thought_saes.figures import comparisons
-from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES, fvu, mean_floor
+from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES, ease, fvu, fvu_relative, mean_floor
 from thought_saes.figures.style import NotThere
 
 FVU_FIGURE = "layer_position_fvu.png"
@@ -21,12 +21,15 @@ COMPARISONS: dict[str, Callable[[Study], Figure]] = {
     "death_against_gamma.png": comparisons.death_against_gamma,
     "train_validation_gap.png": comparisons.train_validation_gap,
     "variance_shares.png": comparisons.variance_shares,
+    "gaussian_control.png": comparisons.gaussian_control,
 }
 FIGURES: dict[str, Callable[[Study], Figure]] = {
     **SINGLE_FIGURES,
     **ALL_K_FIGURES,
     FVU_FIGURE: fvu,
     FLOOR_FIGURE: mean_floor,
+    "layer_position_all_k_fvu_relative.png": fvu_relative,
+    "layer_position_ease.png": ease,
     **COMPARISONS,
 }
 
