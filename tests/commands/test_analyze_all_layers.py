@@ -349,10 +349,10 @@ def test_a_full_disk_ends_with_one_line_no_tables_and_nothing_half_written(
 ) -> None:
     before = sorted(hand_worked.iterdir())
 
-    def no_space(path: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device", str(path))
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     code, output, error = call(main, "--results", hand_worked)
     assert (code, output) == (2, "")
     assert error.count("\n") == 1

@@ -132,7 +132,7 @@ def test_relative_to_pca_one_is_the_middle_of_the_colours_and_collapsed_saes_hav
     mesh = figure.axes[0].collections[0]
     low, high = mesh.get_clim()
     assert low * high == pytest.approx(1)
-    assert float(mesh.norm(np.array(1.0))) == pytest.approx(0.5)
+    assert np.asarray(mesh.norm(np.array(1.0))) == pytest.approx(0.5)
     grid = load_replicates([folders[0]])
     at_4 = make_study(grid, choose_slice(grid, 20, 1024)).configs.query("k == 4 and latent_dim == 128")
     assert at_4["collapsed"].sum() > 0
