@@ -42,7 +42,8 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_bytes, write_json
 from thought_saes.common.flags import check_at_least, check_positive, option, parse_config
-from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner, thought_projection
+from thought_saes.models.projection import thought_projection
+from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner
 
 PAD, BOS, EOS, BOT, EOT = SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>")
 ANSWER = "####"

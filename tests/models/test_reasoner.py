@@ -40,8 +40,10 @@ from tests.helpers.codi_checkpoints import (
     write_state,
 )
 from thought_saes.common.errors import InputError
-from thought_saes.models import reasoner as latent_reasoning
+from thought_saes.models import hub, loading
+from thought_saes.models.precision import refuse_offloading
 from thought_saes.models.reasoner import LatentReasoner
+from thought_saes.models.weights import StateFile
 
 FAMILIES = ["llama", "gpt2"]
 LAYERS, POSITIONS = range(N_LAYERS), range(7)
@@ -277,10 +279,10 @@ def test_without_accelerate_a_device_map_is_refused(plain: Path, monkeypatch: py
 
 def test_a_model_that_does_not_fit_on_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    latent_reasoning.refuse_offloading(SimpleNamespace(), "it")
+    refuse_offloading(SimpleNamespace(), "it")
     model = SimpleNamespace(hf_device_map={"embed": 0, "layers.7": "cpu", "norm": "disk"})
     with pytest.raises(InputError, match=r"no room for layers\.7 and 1 modules more; .* --model-dtype bfloat16"):
-        latent_reasoning.refuse_offloading(model, "it")
+        refuse_offloading(model, "it")
 
 
 @pytest.mark.parametrize("model_type", OTHER_ARCHITECTURES)
@@ -513,7 +515,7 @@ def test_a_bin_file_of_something_else_is_refused(content: object, llama: CodiFil
 
 def test_a_plain_model_that_lacks_weights_is_refused_not_filled_with_random_ones(plain: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
-    state = dict(latent_reasoning.StateFile.of_folder(plain))
+    state = dict(StateFile.of_folder(plain))
     del state["model.layers.1.mlp.up_proj.weight"]
     state["model.norm.weight"] = torch.ones(7)
     write_state(tmp_path, state)
@@ -595,7 +597,7 @@ def test_what_the_hub_refuses_is_named(refusal: type[Exception], message: str, m
         problem.args = ("first line\nsecond line",)
         raise problem
 
-    monkeypatch.setattr(latent_reasoning, "snapshot_download", refuse)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
     with pytest.raises(InputError, match=message):
         LatentReasoner.load("some/model")
 
@@ -604,7 +606,7 @@ def test_a_disk_full_while_downloading_stays_an_error_of_the_disk(monkeypatch: p
     def refuse(*_words: Any, **_options: Any) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(latent_reasoning, "snapshot_download", refuse)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
     with pytest.raises(OSError, match="No space left"):
         LatentReasoner.load("some/model")
 
@@ -629,7 +631,7 @@ def test_merging_takes_the_checkpoints_own_memory_no_second_copy(llama: CodiFile
         merged.update(merge(*words))
         return dict(merged)
 
-    merge = latent_reasoning.merged_codi_state
-    monkeypatch.setattr(latent_reasoning, "merged_codi_state", keep)
+    merge = loading.merged_state
+    monkeypatch.setattr(loading, "merged_state", keep)
     weights = load(llama).model.state_dict()
     assert all(value.data_ptr() == weights[key].data_ptr() for key, value in merged.items())

@@ -9,255 +9,33 @@ CODI is arXiv 2502.21074 (a projection between the last hidden state and the nex
 (the last hidden state itself). Deliberately missing: training, sampling.
 """
 
-import copy
-import functools
 import hashlib
 import inspect
 import json
-import re
-import struct
-import warnings
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-import huggingface_hub
 import numpy as np
 import torch
-import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-from safetensors import SafetensorError, safe_open
+from msgspec import to_builtins
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
-from transformers.pytorch_utils import Conv1D
+from transformers import DynamicCache
 
 from thought_saes.common.errors import InputError, one_line
-from thought_saes.common.files import read_json, write_json
-from thought_saes.common.flags import require_package
+from thought_saes.common.files import write_json
 from thought_saes.common.machine import choose_device
-
-CODI_PREFIX = "codi.base_model.model."
-CODI_THOUGHTS = 6  # CODI is trained to feed back six thoughts, positions 1-6
-# The rows that CODI appends to the embedding, from the base vocabulary's size on: pad, bot, eot.
-CODI_NEW_TOKENS = 3
-TOKENIZER_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
-THOUGHTS_FILE = "thoughts.json"
-PROJECTION_FILE = "projection.safetensors"
+from thought_saes.models.formats import Thoughts
+from thought_saes.models.hub import quiet_libraries
+from thought_saes.models.layouts import CODI_THOUGHTS
+from thought_saes.models.loading import changed, load_parts
+from thought_saes.models.precision import keep_stream_in_float32
+from thought_saes.models.rollout import Edit, Rollout
+from thought_saes.models.weights import PROJECTION_FILE
 
 Batch = list[list[int]]  # token ids of each question
-
-
-def resolve_folder(name: str, patterns: Sequence[str]) -> Path:
-    """`name` if it is a folder, else the files of the hub model `name` that match `patterns`, downloaded.
-
-    Raises InputError if it is neither, or if the hub refuses it or cannot be reached.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except GatedRepoError as problem:
-        raise InputError(
-            f"the model '{name}' is gated: accept its licence on the hub, then log in with 'hf auth login'"
-        ) from problem
-    except (RepositoryNotFoundError, HFValidationError) as problem:
-        raise InputError(f"'{name}' is neither a folder nor a model on the hub") from problem
-    except LocalEntryNotFoundError as problem:
-        raise InputError(f"'{name}' is no folder, and the hub cannot be reached (is HF_HUB_OFFLINE set?)") from problem
-    except (OSError, HTTPError) as problem:
-        if getattr(problem, "errno", None) is not None:  # a full disk, say
-            raise
-        raise InputError(f"the hub cannot give the model '{name}' ({one_line(problem)[:200]})") from problem
-
-
-class StateFile(Mapping[str, Tensor]):
-    """The tensors of some safetensors or .bin files, read one at a time. Raises InputError if a file is damaged."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._sources: dict[str, Any] = {}
-        for path in paths:
-            try:
-                if path.suffix == ".safetensors":
-                    file = safe_open(path, framework="pt")
-                    self._sources |= dict.fromkeys(list(file.keys()), file)
-                    continue
-                # The format of torch before 1.6 is no zip file, and cannot be mapped.
-                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as problem:
-                raise InputError(f"{path} is damaged, or not a file of tensors") from problem
-            if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-                raise InputError(f"{path} holds something else than named tensors")
-            self._sources |= tensors
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> "StateFile":
-        """The weights of the model in `folder`; empty if it has none."""
-        safe = [path for path in sorted(folder.glob("*.safetensors")) if path.name != PROJECTION_FILE]
-        return cls(safe or sorted(folder.glob("pytorch_model*.bin")))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-    def __getitem__(self, key: str) -> Tensor:
-        source = self._sources[key]
-        return source if isinstance(source, Tensor) else source.get_tensor(key)
-
-
-def thought_projection(input_dim: int, hidden_dim: int) -> nn.Sequential:
-    """CODI's map from the last hidden state to the next input; its keys are those of the checkpoint's `prj`."""
-    return nn.Sequential(
-        OrderedDict(
-            {
-                "0": nn.Identity(),  # CODI's dropout, off outside training
-                "1": nn.Linear(input_dim, hidden_dim),
-                "2": nn.GELU(),
-                "3": nn.Linear(hidden_dim, input_dim),
-                "ln": nn.LayerNorm(input_dim, eps=1e-5),
-            }
-        )
-    )
-
-
-def load_projection(state: dict[str, Tensor], input_dim: int, source: str) -> nn.Sequential:
-    """The projection with the weights `state`. Raises InputError if they are not those of a projection."""
-    first = state.get("1.weight")
-    projection = thought_projection(input_dim, len(first) if first is not None else 1)
-    check_keys(shapes(state), shapes(projection.state_dict()), f"the projection of {source}", "a CODI projection")
-    projection.load_state_dict(state)
-    return projection
-
-
-def check_keys(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], what: str, whose: str) -> None:
-    """Raises InputError with the first few differences between the tensors found and those expected."""
-    differences = [f"{key} is missing" for key in expected if key not in found]
-    differences += [f"{key} is left over" for key in found if key not in expected]
-    differences += [
-        f"{key} is {found[key]}, not {expected[key]}"
-        for key in expected
-        if key in found and found[key] != expected[key]
-    ]
-    if differences:
-        more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
-        raise InputError(f"the keys of {what} do not fit {whose}: {'; '.join(differences[:4])}{more}")
-
-
-def merged_codi_state(state: StateFile, skeleton: nn.Module, lora_alpha: float) -> dict[str, Tensor]:
-    """The plain model's weights in float32: base + (lora_alpha / r) B A wherever the checkpoint has LoRA.
-
-    `skeleton` is the plain model (it may be on the meta device): its Conv1D modules keep weights transposed. A key
-    that has no place keeps its name, for `check_keys` to report.
-    """
-    transposed = {name for name, module in skeleton.named_modules() if isinstance(module, Conv1D)}
-    merged: dict[str, Tensor] = {}
-    lora = dict.fromkeys(key for key in state if ".lora_" in key)  # those without a place yet
-    for key in state:
-        if key not in lora and not key.startswith("prj."):
-            merged[key.removeprefix(CODI_PREFIX).replace(".base_layer.", ".")] = state[key].to(torch.float32)
-    for key_a in [key for key in lora if ".lora_A." in key]:
-        key_b = key_a.replace(".lora_A.", ".lora_B.")
-        module = key_a.removeprefix(CODI_PREFIX).partition(".lora_A.")[0]
-        weight = merged.get(f"{module}.weight")
-        if weight is None or weight.ndim != 2 or key_b not in lora:
-            continue
-        del lora[key_a], lora[key_b]
-        a, b = state[key_a].to(torch.float32), state[key_b].to(torch.float32)  # (r, in), (out, r)
-        n_out, n_in = weight.shape[::-1] if module in transposed else weight.shape
-        if a.shape != (len(a), n_in) or b.shape != (n_out, len(a)):
-            raise InputError(
-                f"the LoRA of {module} does not fit its weight: A {tuple(a.shape)}, B {tuple(b.shape)}, "
-                f"weight {tuple(weight.shape)}"
-            )
-        update = (b @ a) * (lora_alpha / len(a))
-        merged[f"{module}.weight"] = weight + (update.T if module in transposed else update)
-    return merged | {key: state[key] for key in lora}
-
-
-def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def load_tokenizer(folder: Path, name: str, **options: Any) -> Any:
-    """Raises InputError if `folder` has no tokenizer, or one without a vocabulary (transformers makes such a one)."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as problem:  # tokenizers raises nothing more precise for a damaged file
-        raise InputError(f"{name} has no tokenizer that can be loaded ({one_line(problem)[:200]})") from problem
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise InputError(f"{name} has no tokenizer")
-    return tokenizer
-
-
-def load_plain_model(folder: Path, name: str, **options: Any) -> Any:
-    """Raises InputError if it cannot be loaded, or lacks weights (transformers would make random ones)."""
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except (OSError, ValueError, LookupError, RuntimeError, SafetensorError, ImportError, struct.error) as problem:
-        raise InputError(f"{name} is no model that can be loaded ({one_line(problem)[:200]})") from problem
-    found = {key: tuple(found) for key, found, _ in report["mismatched_keys"]}
-    expected = {key: tuple(expected) for key, _, expected in report["mismatched_keys"]}
-    check_keys(found, expected | dict.fromkeys(sorted(report["missing_keys"]), ()), name, "its config.json")
-    return model
-
-
-def refuse_offloading(model: Any, name: str) -> None:
-    """Raises InputError if a device map has left part of `model` on the CPU or the disk, to be fetched at each step."""
-    left_out = [module for module, device in getattr(model, "hf_device_map", {}).items() if device in ("cpu", "disk")]
-    if left_out and torch.cuda.is_available():
-        raise InputError(
-            f"{name} does not fit on the GPUs: no room for {left_out[0]} and {len(left_out) - 1} modules more; "
-            "take more GPUs, or --model-dtype bfloat16"
-        )
-
-
-def keep_stream_in_float32(model: nn.Module) -> None:
-    """Let `model` run in float32 between its matrices, whose weights keep their dtype.
-
-    Embeddings and linear layers round their input to the dtype of their weights and give float32 on; the norms and
-    all other parameters become float32. So bfloat16 halves the memory, but what layers add to the residual stream
-    is not rounded away at 8 bits, thought after thought.
-    """
-
-    def round_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].to(module.weight.dtype), *inputs[1:])  # type: ignore[arg-type]
-
-    for module in model.modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            module.register_forward_pre_hook(round_input)
-        if isinstance(module, nn.Linear | Conv1D | nn.Embedding):
-            module.register_forward_hook(lambda module, inputs, output: output.float())
-        else:
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.float()
-
-
-class Edit(NamedTuple):
-    """A change of the residual stream on the way: block `layer`'s output at `position` becomes `function` of it.
-
-    Deeper blocks of that forward pass, their keys and values and all later passes see the new state. The last layer's
-    state is the one after the final norm: only the next thought, made from it, changes.
-    """
-
-    position: int  # 0 is the last token of the question (the bot token), p >= 1 the p-th thought
-    layer: int
-    function: Callable[[Tensor], Tensor]  # (batch, input_dim) to the same
 
 
 class ModelFacts(NamedTuple):
@@ -268,6 +46,7 @@ class ModelFacts(NamedTuple):
     max_tokens: int | None  # the longest sequence it has positions for, if it has such a limit
     has_bot_token: bool
     has_projection: bool
+    n_thoughts: int  # that it is made to feed back
     fingerprint: str
     device: str
     threads: int | None  # on the CPU, for rounding depends on them
@@ -289,6 +68,12 @@ class LatentReasoner:
     projection: nn.Sequential | None = None
     bot_token_id: int | None = None
     eot_token_id: int | None = None
+    before_bot: Sequence[int] = ()  # tokens between the question and the bot token
+    after_eot: Sequence[int] = ()  # tokens between the eot token and the answer
+    n_thoughts: int = CODI_THOUGHTS
+    question_template: str = "{question}"
+    answer_template: str = "The answer is: {answer}"
+    layout: str | None = None  # of the checkpoint it was loaded from
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -301,7 +86,8 @@ class LatentReasoner:
         if "past_key_values" not in accepted:
             raise InputError(f"{type(self.backbone).__name__} keeps no keys and values: thoughts cannot be fed to it")
         self.takes_position_ids = "position_ids" in accepted
-        probe = self.tokenizer("a")["input_ids"]
+        known = "a" if "a" in self.tokenizer.get_vocab() else next(iter(self.tokenizer.get_vocab()), "a")
+        probe = self.tokenizer(known)["input_ids"]
         self._appends_eos = len(probe) > 1 and probe[-1] == self.tokenizer.eos_token_id
 
     @classmethod
@@ -313,90 +99,38 @@ class LatentReasoner:
         *,
         dtype: torch.dtype = torch.float32,
         device_map: str | None = None,
+        layout: str | None = None,
+        n_thoughts: int | None = None,
+        question_template: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "LatentReasoner":
         """Load `name`: a hub id, a folder or a .gguf file; a CODI checkpoint needs `base_model` beside it.
 
-        `dtype` is that of the weights; `device_map` is accelerate's, None leaves the model on the CPU. Raises
-        InputError if there is no such model, if the checkpoint does not fit the base model, or if the device map
-        leaves part of it off the GPUs or cannot be had.
+        `dtype` is that of the weights; `device_map` is accelerate's, None leaves the model on the CPU. `layout` is a
+        key of `layouts.LAYOUTS`, None finds it by the checkpoint's keys. Raises InputError as `load_parts` does.
         """
-        placed: dict[str, Any] = {"dtype": dtype}
-        if device_map is not None:
-            require_package("accelerate", "--device-map")
-            placed["device_map"] = device_map
-        if name.endswith(".gguf"):
-            if not Path(name).is_file():
-                raise InputError(f"no file {name}")
-            with open(name, "rb") as file:
-                if file.read(4) != b"GGUF":
-                    raise InputError(f"{name} is no GGUF file: it does not begin with 'GGUF'")
-            folder, options = Path(name).parent, {"gguf_file": Path(name).name}
-        else:
-            folder, options = resolve_folder(name, [*TOKENIZER_FILES, "*.safetensors"]), {}
-            if not any(folder.glob("*.safetensors")):
-                folder = resolve_folder(name, [*TOKENIZER_FILES, "pytorch_model*.bin"])
-            state = StateFile.of_folder(folder)
-            if not state:
-                raise InputError(f"{folder} is no model: it has no model.safetensors or pytorch_model.bin")
-            if any(key.startswith(CODI_PREFIX) for key in state):
-                if base_model is None:
-                    raise InputError(f"{name} is a CODI checkpoint: say what it was trained on with --base-model")
-                return cls._load_codi(state, name, base_model, lora_alpha, placed)
-            if not (folder / "config.json").exists():
-                raise InputError(f"{folder} is no model: it has no config.json, and no key begins with {CODI_PREFIX}")
-        if base_model is not None:
-            raise InputError(f"--base-model is for CODI checkpoints; {name} is a whole model")
-        model = load_plain_model(folder, name, **options, **placed)
-        refuse_offloading(model, name)
-        tokenizer = load_tokenizer(folder, name, **options)
-        if options or not (folder / THOUGHTS_FILE).exists():
-            return cls(model, tokenizer)
-        thoughts = read_json(folder / THOUGHTS_FILE)
-        if not isinstance(thoughts, dict) or not {"bot_token_id", "eot_token_id"} <= thoughts.keys():
-            raise InputError(f"{folder / THOUGHTS_FILE} does not hold bot_token_id and eot_token_id")
-        projection = None
-        if (folder / PROJECTION_FILE).exists():
-            weights = dict(StateFile([folder / PROJECTION_FILE]))
-            projection = load_projection(weights, int(model.config.hidden_size), name)
-        return cls(model, tokenizer, projection, thoughts["bot_token_id"], thoughts["eot_token_id"])
-
-    @classmethod
-    def _load_codi(
-        cls, state: StateFile, name: str, base_model: str, lora_alpha: float, placed: dict[str, Any]
-    ) -> "LatentReasoner":
-        base_folder = resolve_folder(base_model, TOKENIZER_FILES)  # its weights are in the checkpoint
-        try:
-            config = AutoConfig.from_pretrained(base_folder)
-            base_vocabulary = config.vocab_size
-            config.vocab_size = base_vocabulary + CODI_NEW_TOKENS
-            with torch.device("meta"):
-                skeleton = AutoModelForCausalLM.from_config(config)
-        except (OSError, ValueError, KeyError, AttributeError) as problem:
-            raise InputError(f"{base_model} is no causal LM ({one_line(problem)[:200]})") from problem
-        weights = merged_codi_state(state, skeleton, lora_alpha)
-        ignored = getattr(skeleton, "_keys_to_ignore_on_load_unexpected", None) or []  # old GPT-2 files have masks
-        expected = shapes(skeleton.state_dict())
-        for key in weights.keys() - expected.keys():
-            if any(re.search(pattern, key) for pattern in ignored):
-                del weights[key]
-        if config.tie_word_embeddings:
-            expected.pop("lm_head.weight", None)
-            head, embedding = weights.pop("lm_head.weight", None), skeleton.get_input_embeddings().weight
-            name_of = {id(parameter): key for key, parameter in skeleton.named_parameters()}
-            if head is not None and not torch.equal(head, weights.get(name_of[id(embedding)], head)):
-                config.tie_word_embeddings = False  # trained apart
-                weights["lm_head.weight"] = head
-                expected["lm_head.weight"] = tuple(embedding.shape)
-        check_keys(shapes(weights), expected, name, f"the base model {base_model}")
-        projection = {key.removeprefix("prj."): state[key].float() for key in state if key.startswith("prj.")}
-        model = type(skeleton).from_pretrained(None, config=config, state_dict=weights, **placed)
-        refuse_offloading(model, name)
+        parts = load_parts(
+            name,
+            base_model,
+            lora_alpha,
+            dtype=dtype,
+            device_map=device_map,
+            layout=layout,
+            trust_remote_code=trust_remote_code,
+        )
+        thoughts = changed(parts.thoughts, n_thoughts, question_template)
         return cls(
-            model,
-            load_tokenizer(base_folder, base_model),
-            load_projection(projection, config.hidden_size, name) if projection else None,
-            bot_token_id=base_vocabulary + 1,
-            eot_token_id=base_vocabulary + 2,
+            parts.model,
+            parts.tokenizer,
+            parts.projection,
+            thoughts.bot_token_id,
+            thoughts.eot_token_id,
+            thoughts.before_bot,
+            thoughts.after_eot,
+            thoughts.n_thoughts,
+            thoughts.question_template,
+            thoughts.answer_template,
+            thoughts.layout,
         )
 
     def save_pretrained(self, folder: Path) -> None:
@@ -405,7 +139,18 @@ class LatentReasoner:
         self.tokenizer.save_pretrained(folder)
         if self.projection is not None:
             save_file(self.projection.state_dict(), folder / PROJECTION_FILE)
-        write_json(folder / THOUGHTS_FILE, {"bot_token_id": self.bot_token_id, "eot_token_id": self.eot_token_id})
+        thoughts = Thoughts(
+            bot_token_id=self.bot_token_id,
+            eot_token_id=self.eot_token_id,
+            before_bot=list(self.before_bot),
+            after_eot=list(self.after_eot),
+            projection=self.projection is not None,
+            n_thoughts=self.n_thoughts,
+            question_template=self.question_template,
+            answer_template=self.answer_template,
+            layout=self.layout,
+        )
+        write_json(folder / Thoughts.file, to_builtins(thoughts))
 
     def to(self, device: torch.device) -> "LatentReasoner":
         """Move to `device`; of a model that a device map has spread, only the projection."""
@@ -437,6 +182,7 @@ class LatentReasoner:
             max_tokens=self.max_tokens,
             has_bot_token=self.bot_token_id is not None,
             has_projection=self.projection is not None,
+            n_thoughts=self.n_thoughts,
             fingerprint=self.fingerprint(),
             device=str(self.model.device),
             threads=torch.get_num_threads() if self.model.device.type == "cpu" else None,
@@ -455,7 +201,11 @@ class LatentReasoner:
 
     def fingerprint(self) -> str:
         """A hash of a sample of every weight: another model under the same name has another one."""
-        digest = hashlib.sha256(json.dumps([self.bot_token_id, self.eot_token_id]).encode())
+        special: list[Any] = [self.bot_token_id, self.eot_token_id]
+        around = [list(self.before_bot), list(self.after_eot), self.question_template]
+        if around != [[], [], "{question}"]:
+            special += around
+        digest = hashlib.sha256(json.dumps(special).encode())
         for module in (self.model, self.projection):
             for key, value in module.state_dict().items() if module is not None else ():
                 sample = value.flatten()[:: max(1, value.numel() // 64)].float().cpu().contiguous()
@@ -463,11 +213,28 @@ class LatentReasoner:
         return digest.hexdigest()[:16]
 
     def tokenize(self, question: str) -> list[int]:
-        """The question's tokens: the tokenizer's own BOS, no chat template, no EOS, then the bot token."""
-        tokens = list(self.tokenizer(question)["input_ids"])
+        """The question's tokens: the tokenizer's own BOS, no chat template, no EOS, then the bot token.
+
+        Raises InputError if a word is none of the tokenizer's, and it has no token for unknown ones.
+        """
+        text = self.question_template.replace("{question}", question)
+        try:
+            tokens = list(self.tokenizer(text)["input_ids"])
+        except Exception as problem:  # tokenizers raises nothing more precise
+            raise InputError(self._unknown_word(text) or f"a question has no tokens: {one_line(problem)}") from problem
         if self._appends_eos:
             tokens.pop()
-        return tokens if self.bot_token_id is None else [*tokens, self.bot_token_id]
+        return tokens if self.bot_token_id is None else [*tokens, *self.before_bot, self.bot_token_id]
+
+    def _unknown_word(self, text: str) -> str | None:
+        """What to say of the first word of `text` that the tokenizer has no token for."""
+        splitter = self.tokenizer.backend_tokenizer.pre_tokenizer
+        pieces = [piece for piece, _ in splitter.pre_tokenize_str(text)] if splitter else text.split()
+        words = sorted(self.tokenizer.get_vocab())
+        for piece in pieces:
+            if piece not in words:
+                return f"the model does not know the word '{piece[:60]}'; it knows {len(words)}: {' '.join(words)}"
+        return None
 
     @torch.no_grad()
     def hidden_states(
@@ -504,18 +271,20 @@ class LatentReasoner:
         self,
         token_ids: Sequence[Sequence[int]],
         thoughts: Tensor | None = None,
-        n_thoughts: int = CODI_THOUGHTS,
+        n_thoughts: int | None = None,
         max_new_tokens: int = 32,
         edits: Sequence[Edit] = (),
     ) -> list[str]:
         """What the model says, greedily, after its thoughts and the eot token, for a batch of tokenized questions.
 
         `thoughts` (batch, n_thoughts, input_dim) are fed to it in place of its own: see `feed_back`. `edits` change
-        states on the way.
+        states on the way. `n_thoughts` is by default the model's own number.
         """
         rollout = Rollout(self, token_ids, edits)
         rollout.read()
-        for position in range(n_thoughts if thoughts is None else thoughts.shape[1]):
+        if thoughts is not None:
+            n_thoughts = thoughts.shape[1]
+        for position in range(self.n_thoughts if n_thoughts is None else n_thoughts):
             rollout.think(None if thoughts is None else thoughts[:, position : position + 1])
         return [self.decode(tokens) for tokens in rollout.answer(max_new_tokens)]
 
@@ -540,178 +309,6 @@ class LatentReasoner:
         return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
 
 
-class Rollout:
-    """A left-padded batch of questions as it is read, thought about and answered, one token a row at a time.
-
-    Mask and position ids go with every token, so that no row sees padding or its neighbours. `read`, `think` and
-    `say` return the backbone's output for their token, with hidden_states.
-
-    `edits` change the states of the positions that `read` and `think` pass through. Many conditions of the same
-    questions start from one rollout: `fork` it where they part.
-    """
-
-    @torch.no_grad()
-    def __init__(
-        self, reasoner: LatentReasoner, token_ids: Sequence[Sequence[int]], edits: Sequence[Edit] = ()
-    ) -> None:
-        """Read all but the last token of each question. Raises ValueError if an edit's layer is not the model's."""
-        self._reasoner, self._device = reasoner, reasoner.model.device
-        self._edits = self._checked(edits)
-        self.position = -1  # the last that was passed
-        lengths = torch.tensor([len(tokens) for tokens in token_ids])
-        width = int(lengths.max())
-        padded = torch.zeros(len(token_ids), width, dtype=torch.long)
-        for row, tokens in enumerate(token_ids):
-            padded[row, width - len(tokens) :] = torch.tensor(tokens)
-        mask = (torch.arange(width) >= width - lengths[:, None]).long().to(self._device)
-        self._cache = DynamicCache(config=reasoner.model.config)
-        self._last_tokens = padded[:, -1:].to(self._device)
-        if width > 1:
-            # All but the last token only fill the cache, so that no long sequence's hidden states are kept.
-            rest, where = mask[:, :-1], (mask.cumsum(1) - 1).clamp(min=0)[:, :-1]
-            reasoner.forward(self._cache, rest, where, input_ids=padded[:, :-1].to(self._device))
-        self._mask, self._next_place = mask[:, :-1], (lengths - 1)[:, None].to(self._device)
-        self._state = torch.empty(len(token_ids), 0)  # the last hidden state, (batch, 1, input_dim)
-
-    def fork(self, edits: Sequence[Edit] = (), rows: Sequence[int] | None = None) -> "Rollout":
-        """A rollout that goes on from here with `edits`; this one stays as it is, to be forked again.
-
-        The keys and values so far are shared, not copied. `rows` takes these rows of the batch instead of all: some
-        only, or each several times (then they are copied). Raises ValueError if an edit's layer is not the model's,
-        or its position has been passed.
-        """
-        other = copy.copy(self)
-        other._edits = self._checked(edits)
-        if passed := [edit.position for edit in edits if edit.position <= self.position]:
-            raise ValueError(f"position {passed[0]} has been passed: fork before it to edit it")
-        other._cache = copy.copy(self._cache)
-        # A layer of the cache grows by new tensors: the old ones are never written to.
-        other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        if rows is not None:
-            index = torch.tensor(rows, dtype=torch.long, device=self._device)
-            if self._cache.get_seq_length():
-                other._cache.batch_select_indices(index)
-            for name in ("_last_tokens", "_mask", "_next_place", "_state"):
-                setattr(other, name, getattr(self, name)[index])
-        return other
-
-    def read(self) -> Any:
-        """The last token of the question: position 0."""
-        return self._pass(input_ids=self._last_tokens)
-
-    def think(self, thoughts: Tensor | None = None) -> Any:
-        """The next position: its inputs are `thoughts` (batch, 1, input_dim), or the last hidden states fed back."""
-        return self._pass(inputs_embeds=self._next_thought() if thoughts is None else thoughts)
-
-    def say(self, tokens: Tensor) -> Any:
-        """Ordinary tokens for every row: (batch, n)."""
-        return self._step(tokens.shape[1], input_ids=tokens.to(self._device))
-
-    @torch.no_grad()
-    def answer(self, max_new_tokens: int = 32) -> list[list[int]]:
-        """The tokens of each row's greedy answer, the end-of-text token and what follows it left out."""
-        for token in self._eot():
-            self.say(token)
-        end = self._reasoner.tokenizer.eos_token_id
-        said: list[Tensor] = []
-        ended = torch.zeros(len(self._mask), dtype=torch.bool)
-        while len(said) < max_new_tokens and not ended.all():
-            if said:
-                self.say(said[-1])
-            said.append(self._reasoner.logits(self._state[:, -1:]).argmax(-1).cpu())
-            ended |= said[-1][:, 0] == end
-        rows = torch.cat(said, dim=1).tolist() if said else [[] for _ in self._mask]
-        return [row[: row.index(end)] if end in row else row for row in rows]
-
-    @torch.no_grad()
-    def states_before(self, answers: Sequence[Sequence[int]]) -> Tensor:
-        """The last hidden state before each token of `answers`, (batch, longest answer, input_dim), in one pass.
-
-        `LatentReasoner.logits` of [row, i] is what the model says of token i of the row's answer after the tokens
-        before it. What stands behind a row's own answer means nothing.
-        """
-        width = max(len(answer) for answer in answers)
-        tokens = torch.zeros(len(answers), width, dtype=torch.long)
-        for row, answer in enumerate(answers):
-            tokens[row, : len(answer)] = torch.tensor(answer, dtype=torch.long)
-        unsaid = torch.cat([*self._eot(), tokens[:, :-1]], dim=1)
-        last = self._state[:, -1:]
-        if unsaid.shape[1]:
-            self.say(unsaid)
-        return self._state if self._eot() else torch.cat([last, self._state], dim=1)[:, :width]
-
-    def _eot(self) -> list[Tensor]:
-        """The eot token for every row, (batch, 1), if the model has one."""
-        eot = self._reasoner.eot_token_id
-        return [] if eot is None else [torch.full((len(self._mask), 1), eot)]
-
-    def _checked(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-        if absent := [edit.layer for edit in edits if not 0 <= edit.layer < self._reasoner.n_layers]:
-            raise ValueError(f"there is no layer {absent[0]} to edit: the model has {self._reasoner.n_layers}")
-        return tuple(edits)
-
-    @torch.no_grad()
-    def _next_thought(self) -> Tensor:
-        return self._reasoner.feed_back(self._state[:, -1:])
-
-    def _pass(self, **inputs: Any) -> Any:
-        """The next position, edited."""
-        self.position += 1
-        here = [edit for edit in self._edits if edit.position == self.position]
-        last = self._reasoner.n_layers - 1
-        with edited_blocks(self._reasoner, [edit for edit in here if edit.layer != last]):
-            output = self._step(1, **inputs)
-        for edit in here:
-            if edit.layer == last:
-                with torch.no_grad():
-                    output.last_hidden_state = apply_edit(edit, output.last_hidden_state)
-                output.hidden_states = (*output.hidden_states[:-1], output.last_hidden_state)
-                self._state = output.last_hidden_state.to(self._device)
-        return output
-
-    @torch.no_grad()
-    def _step(self, n_tokens: int, **inputs: Any) -> Any:
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), n_tokens)], dim=1)
-        places = self._next_place + torch.arange(n_tokens, device=self._device)
-        output = self._reasoner.forward(self._cache, self._mask, places, output_hidden_states=True, **inputs)
-        self._next_place = self._next_place + n_tokens
-        self._state = output.last_hidden_state.to(self._device)
-        return output
-
-
-def apply_edit(edit: Edit, stream: Tensor) -> Tensor:
-    """`stream` (batch, 1, input_dim) with the edit's state in it. Raises ValueError if the edit gives another shape."""
-    state = edit.function(stream[:, -1])
-    if state.shape != stream[:, -1].shape:
-        raise ValueError(
-            f"the edit of layer {edit.layer} at position {edit.position} makes {tuple(state.shape)} "
-            f"of {tuple(stream[:, -1].shape)}"
-        )
-    return state[:, None].to(stream.device, stream.dtype)
-
-
-@contextmanager
-def edited_blocks(reasoner: LatentReasoner, edits: Sequence[Edit]) -> Iterator[None]:
-    """Within, the blocks of `reasoner` put out what the edits make of their output."""
-
-    def replace(edit: Edit, _block: nn.Module, _inputs: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (apply_edit(edit, output[0]), *output[1:])
-        return apply_edit(edit, output)
-
-    blocks = reasoner.blocks if edits else []
-    # Before the hooks by which transformers collects the hidden states. The last to be prepended runs first.
-    hooks = [
-        blocks[edit.layer].register_forward_hook(functools.partial(replace, edit), prepend=True)
-        for edit in reversed(edits)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 class ModelSource(NamedTuple):
     """Everything that decides which model runs, where and how: a process on any machine can load it."""
 
@@ -722,6 +319,10 @@ class ModelSource(NamedTuple):
     device_map: str | None
     device: str  # 'auto' or a torch device; not asked with a device map
     threads: int | None  # on the CPU; None leaves torch's own number
+    layout: str | None = None  # None: found by the checkpoint's keys
+    n_thoughts: int | None = None  # None: the model's own number
+    question_template: str | None = None  # None: the layout's
+    trust_remote_code: bool = False
 
     def absolute(self) -> "ModelSource":
         """The same for a process that was started elsewhere."""
@@ -738,14 +339,14 @@ class ModelSource(NamedTuple):
         device = choose_device(self.device)
         quiet_libraries()
         reasoner = LatentReasoner.load(
-            self.name, self.base_model, self.lora_alpha, dtype=getattr(torch, self.dtype), device_map=self.device_map
+            self.name,
+            self.base_model,
+            self.lora_alpha,
+            dtype=getattr(torch, self.dtype),
+            device_map=self.device_map,
+            layout=self.layout,
+            n_thoughts=self.n_thoughts,
+            question_template=self.question_template,
+            trust_remote_code=self.trust_remote_code,
         )
         return reasoner.to(device if self.device_map is None else reasoner.model.device)
-
-
-def quiet_libraries() -> None:
-    """Keep what the libraries say to themselves off stderr: errors come as exceptions."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    huggingface_hub.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

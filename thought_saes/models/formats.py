@@ -1,0 +1,33 @@
+"""What `thoughts.json` in a saved model's folder holds."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta, field
+
+from thought_saes.common.schema import Count, Record
+from thought_saes.models.layouts import CODI_THOUGHTS
+
+
+class Thoughts(Record):
+    """How the model is made to think. A file without the later keys is of a CODI model."""
+
+    file: ClassVar[str] = "thoughts.json"
+    bot_token_id: Annotated[Count | None, Meta(description="token of position 0; null: the question's last token")]
+    eot_token_id: Annotated[Count | None, Meta(description="token after the thoughts; null if there is none")]
+    before_bot: Annotated[list[Count], Meta(description="tokens between the question and the bot token")] = field(
+        default_factory=list
+    )
+    after_eot: Annotated[list[Count], Meta(description="tokens between the eot token and the answer")] = field(
+        default_factory=list
+    )
+    projection: Annotated[bool | None, Meta(description="whether a projection stands between two thoughts")] = None
+    n_thoughts: Annotated[int, Meta(ge=1, le=10_000, description="thoughts that the model is trained to feed back")] = (
+        CODI_THOUGHTS
+    )
+    question_template: Annotated[str, Meta(description="what the model reads, {question} for the question")] = (
+        "{question}"
+    )
+    answer_template: Annotated[str, Meta(description="how the model says its answer, {answer} for the answer")] = (
+        "The answer is: {answer}"
+    )
+    layout: Annotated[str | None, Meta(description="layout of the checkpoint that it was loaded from")] = None
