@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.bench import BenchConfig, Case, growth, main, synthetic_rows
+from benchmarks.bench import BenchConfig, main
 from benchmarks.bench_peers import PEERS
+from benchmarks.cases import Case, growth, synthetic_rows
+from benchmarks.recipes import Recipe, tied_start
 from tests.helpers.paths import ROOT
 from thought_saes.common.flags import build_parser
 
@@ -84,6 +87,46 @@ def test_a_real_cell_is_measured_at_its_own_size_and_never_beyond(activations: P
     assert list(content["configurations"]) == ["12"]
     assert [row["rows"] for row in content["growth"]["rows"]] == [24, 48, 96]
     assert [row["input_dim"] for row in content["growth"]["input_dim"]] == [3, 6, 12]
+
+
+@pytest.mark.parametrize("variant", ["abstopk", "matryoshka"])
+def test_other_recipes_are_timed_against_the_textbook_loop_of_the_same(variant: str, tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    words = (
+        "--input-dims",
+        40,
+        "--k-values",
+        2,
+        "--rows",
+        100,
+        "--rounds",
+        1,
+        "--no-growth",
+        "--cpu-time",
+        "--output",
+        output,
+    )
+    ended = run_bench(*words, "--recipe", "improved", "--variant", variant)
+    assert ended.returncode == 0, ended.stderr
+    content = json.loads(output.read_text())
+    assert content["settings"]["variant"] == variant
+    assert content["growth"] == {}
+    for row in content["configurations"]["40"]:
+        assert {"textbook", "ours", "gemm"} < row.keys()
+        assert "stack" not in row
+    assert f"of {variant} by the improved recipe" in ended.stdout
+
+
+def test_the_improved_start_is_of_unit_norm_and_its_first_rows_are_the_principal_components() -> None:
+    x = Recipe(improved=True, variant="topk").rows(torch.from_numpy(synthetic_rows(200, 40)))
+    assert x.mean(dim=0).abs().max() < 1e-4
+    assert float(x.square().mean()) == pytest.approx(1, rel=1e-4)
+    directions = tied_start(x, latent_dim=30, k=5)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(30))
+    torch.testing.assert_close(directions[:10] @ directions[:10].T, torch.eye(10), atol=1e-4, rtol=0)
+    assert (directions[:10] @ directions[10:].T).abs().max() < 1e-3
+    captured = float((x @ directions[:10].T).square().sum())
+    assert captured == pytest.approx(float(torch.linalg.svdvals(x)[:10].square().sum()), rel=1e-3)
 
 
 def test_ctrl_c_does_not_promise_to_go_on() -> None:

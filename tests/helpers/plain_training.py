@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.textbook import textbook_latents
 from thought_saes.training.fused.optimizer import SAEArrays
 from thought_saes.training.fused.selection import Selection
 
@@ -40,19 +41,6 @@ def two_clusters(n_rows: int = 400, input_dim: int = 24) -> tuple[NDArray[np.flo
     return x, orders
 
 
-def plain_latents(pre_acts: torch.Tensor, selection: Selection) -> torch.Tensor:
-    """The latents (batch, latent_dim) as the rule's paper has them."""
-    if selection.rule == "abstopk":
-        top = pre_acts.abs().topk(selection.k, dim=-1).indices
-        return torch.zeros_like(pre_acts).scatter(-1, top, pre_acts.gather(-1, top))
-    positive = pre_acts.relu()
-    if selection.rule == "topk":
-        kept = positive.topk(selection.k, dim=-1)
-        return torch.zeros_like(pre_acts).scatter(-1, kept.indices, kept.values)
-    kept = positive.flatten().topk(selection.k * len(pre_acts))
-    return torch.zeros_like(positive.flatten()).scatter(0, kept.indices, kept.values).view_as(pre_acts)
-
-
 def train_plain(
     x: NDArray[np.float32],
     initial: SAEArrays,
@@ -70,7 +58,7 @@ def train_plain(
         squares = 0.0
         for rows in torch.from_numpy(order).split(BATCH):
             batch = torch.from_numpy(x)[rows]
-            latents = plain_latents(batch @ W_enc.T + b_enc, rule)
+            latents = textbook_latents(batch @ W_enc.T + b_enc, rule)
             errors = [
                 torch.nn.functional.mse_loss(latents[:, :prefix] @ W_dec[:prefix] + b_dec, batch)
                 for prefix in rule.prefixes or (len(W_enc),)

@@ -289,7 +289,8 @@ def test_beyond_the_data_training_takes_little_more_than_weights_and_moments() -
     """
     script = """
 import torch
-from benchmarks.bench import Case, Job, in_fork, measure_job
+from benchmarks.cases import Case, Job
+from benchmarks.methods import in_fork, measure_job
 from thought_saes.training.task import TrainConfig
 torch.set_num_threads(1)
 x = torch.rand(1024, 1024) + torch.rand(1024)

@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.textbook import textbook_latents
 from tests.helpers.plain_training import (
     BATCH,
     LR,
     difference,
-    plain_latents,
     random_rows,
     random_sae,
     shuffles,
@@ -88,7 +88,7 @@ def test_a_rule_keeps_the_values_that_plain_pytorch_keeps(rule: str, rows: list[
     """Which of equal values are kept is left open by PyTorch; ours keep the lowest row, then the lowest feature."""
     pre_acts = np.array(rows, np.float32)
     latents, kth = selected_latents(pre_acts, Selection(rule, k))
-    expected = plain_latents(torch.from_numpy(pre_acts), Selection(rule, k)).numpy()
+    expected = textbook_latents(torch.from_numpy(pre_acts), Selection(rule, k)).numpy()
     axis = 1 if rule == "topk" else None
     np.testing.assert_array_equal(np.sort(latents, axis=axis), np.sort(expected, axis=axis))
     ranks = np.lexsort((np.arange(pre_acts.size), -np.maximum(pre_acts, 0).ravel())) if axis is None else None
@@ -217,7 +217,8 @@ def test_a_value_that_is_not_finite_makes_the_loss_so(selection: Selection) -> N
 def test_a_batch_whose_threshold_is_far_from_the_last_ones_is_selected_alike(factor: float) -> None:
     pre_acts = random_rows(20, 70)
     expected = [
-        plain_latents(torch.from_numpy(rows), BATCHTOPK).numpy() for rows in (pre_acts, pre_acts * np.float32(factor))
+        textbook_latents(torch.from_numpy(rows), BATCHTOPK).numpy()
+        for rows in (pre_acts, pre_acts * np.float32(factor))
     ]
     ours = selected_latents(pre_acts * np.float32(factor), BATCHTOPK, before=pre_acts)[0]
     np.testing.assert_array_equal(ours, expected[1].astype(np.float32))

@@ -1,0 +1,150 @@
+"""The ways of training that are timed, and one measurement of one of them, in a process of its own."""
+
+import contextlib
+import multiprocessing
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.bench_peers import PEERS
+from benchmarks.cases import TINY, Job, Measured
+from benchmarks.recipes import PUBLISHED, Recipe
+from benchmarks.textbook import textbook_latents, textbook_step
+from thought_saes.activations.cell import Cell
+from thought_saes.common.errors import InputError
+from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.training.run import epoch_orders, train_saes
+from thought_saes.training.stack import train_stack
+from thought_saes.training.task import TrainConfig
+
+METHODS = ("textbook", "stack", "ours", "gemm")
+LONG_METHODS = ("ours", "gemm")  # timed over all epochs: the one changes as it goes, the other is too short
+MEBIBYTE = 1 << 20
+
+
+def methods_of(recipe: Recipe) -> tuple[str, ...]:
+    """METHODS, but for `stack` where the recipe is not the published one."""
+    return METHODS if recipe == PUBLISHED else tuple(method for method in METHODS if method != "stack")
+
+
+def seconds_per_epoch(
+    job: Job, x: Tensor, config: TrainConfig, backend: str, recipe: Recipe, clock: Callable[[], float]
+) -> tuple[float, TopKSAE]:
+    """The time on x as the recipe has it, and the SAE as it is then: trained, but by `gemm` and the public trainers."""
+    method, case = job
+    sae = recipe.start(x, case)
+    orders = partial(epoch_orders, len(x), config.epochs, 0, Cell(0, 0))
+    rates = recipe.rates(config.lr, config.epochs * -(-len(x) // config.batch_size))
+    selection = recipe.selection(case)
+    textbook = textbook_step(list(sae.parameters()), selection, config.lr) if method == "textbook" else None
+    peer = PEERS[method].make_step(*case[1:], config.lr) if method in PEERS else None
+    product = torch.empty(config.batch_size, case.latent_dim)
+    started = clock()
+    if method == "ours" and (recipe == PUBLISHED or backend != "fused"):
+        train_saes([sae], [0], x[None], lambda cell: orders(), config, backend, on_epochs=lambda n: None)
+    elif method == "ours":
+        from thought_saes.training.fused.trainer import train_sae  # not without Numba
+
+        train_sae(sae, x, orders(), config.batch_size, rates, selection=selection)
+    elif method == "stack":
+        train_stack([sae], [0], x[None], (order[None] for order in orders()), config.batch_size, config.lr)
+    elif textbook or peer:
+        batches = (rows for order in orders() for rows in torch.from_numpy(order).split(config.batch_size))
+        for rows, rate in zip(batches, rates.tolist(), strict=True):
+            if textbook:
+                textbook(x[rows], rate)
+            elif peer:
+                peer(x[rows])
+    else:
+        W_enc = sae.encoder.weight.detach()
+        for _ in range(config.epochs):
+            for batch in x.split(config.batch_size):
+                torch.mm(batch, W_enc.T, out=product[: len(batch)])
+    return (clock() - started) / config.epochs, sae
+
+
+@torch.no_grad()
+def dead_share(sae: TopKSAE, x: Tensor, recipe: Recipe, job: Job) -> float:
+    """The share of features that no batch of x selects."""
+    fired = torch.zeros(sae.latent_dim, dtype=torch.bool)
+    for batch in x.split(256):
+        fired |= (textbook_latents(sae.encoder(batch), recipe.selection(job.case)) != 0).any(dim=0)
+    return float((~fired).float().mean())
+
+
+def measure_job(
+    job: Job,
+    x: Tensor,
+    config: TrainConfig,
+    backend: str,
+    threads: int,
+    recipe: Recipe = PUBLISHED,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measured:
+    """To be called in a process of its own: its peak memory is taken from the process's."""
+    torch.set_num_threads(threads)
+    # Starts the threads, and takes enough steps for all compiled code to be loaded, that of freezing too.
+    tiny, short = torch.rand(4, TINY.input_dim), replace(config, epochs=60)
+    seconds_per_epoch(Job(job.method, TINY), recipe.rows(tiny), short, backend, recipe, clock)
+    forget_peak()
+    before = peak_mib()
+    seconds, sae = seconds_per_epoch(job, x, config, backend, recipe, clock)
+    peak = peak_mib() - before
+    return Measured(seconds, peak, dead_share(sae, x, recipe, job) if job.method == "ours" else None)
+
+
+def cpu_seconds() -> float:
+    """What this process has used of the processor, all threads together."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def forget_peak() -> None:
+    """Let the peak begin at what is held now: a fork inherits the peak of its parent. Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """The most memory this process has held so far; Linux counts it in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / MEBIBYTE
+
+
+def in_fork(function: Callable[..., Any], *arguments: object) -> Any:
+    """function(*arguments) in a forked process. Raises InputError if that ends without a result.
+
+    For this the caller's process must not have run products on several threads: those do not survive a fork.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def call() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group; the main process speaks
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        with redirect_stdout(sys.stderr):  # what the public trainers print is no part of the tables
+            sender.send(function(*arguments))
+
+    process = context.Process(target=call, daemon=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Python loses what comes in the middle of forking
+    process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        cause = "killed, for want of memory?" if process.exitcode == -9 else f"code {process.exitcode}"
+        raise InputError(f"a measurement ended without a result ({cause})") from None
+    finally:
+        process.join()

@@ -1,0 +1,84 @@
+"""What a benchmark trains by: a selection rule, and where the rows, the weights and the learning rate start."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+from thought_saes.activations.cell import Cell
+from thought_saes.results.names import SaeKey
+from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.training.adam import linear_decay
+from thought_saes.training.fused.selection import Selection
+from thought_saes.training.run import seeded_sae
+
+NESTED = (16, 8, 4, 2, 1)  # matryoshka's prefixes: these parts of latent_dim (arXiv 2503.17547)
+
+
+class Recipe(NamedTuple):
+    """published: raw rows, weights as nn.Linear starts, a constant rate.
+
+    improved: rows centred and scaled; decoder rows that start as the leading principal components and as whitened
+    residuals of training rows, the encoder as their transpose; a rate that falls linearly to zero.
+    """
+
+    improved: bool
+    variant: str
+
+    @property
+    def is_published(self) -> bool:
+        return self == PUBLISHED
+
+    def selection(self, case: Case) -> Selection:
+        """The rule for an SAE of this case."""
+        prefixes = sorted({max(1, case.latent_dim // part) for part in NESTED}) if self.variant == "matryoshka" else ()
+        return Selection(self.variant, case.k, tuple(prefixes))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """x (n, input_dim) as it is trained on."""
+        if not self.improved:
+            return x
+        centred = x - x.mean(dim=0)
+        return centred / centred.square().mean().sqrt()
+
+    def rates(self, lr: float, steps: int) -> np.ndarray:
+        """The learning rate of each step."""
+        return linear_decay(lr, steps) if self.improved else np.full(steps, lr)
+
+    def start(self, x: Tensor, case: Case) -> TopKSAE:
+        """The SAE before its first step on x, as `rows` gives them."""
+        sae = seeded_sae(case.input_dim, SaeKey(Cell(0, 0), case.latent_dim, case.k), seed=0)
+        if self.improved:
+            directions = tied_start(x, case.latent_dim, case.k)
+            with torch.no_grad():
+                sae.encoder.weight.copy_(directions)
+                sae.decoder.weight.copy_(directions.T)
+                sae.encoder.bias.zero_()
+                sae.decoder.bias.zero_()
+        return sae
+
+
+PUBLISHED = Recipe(improved=False, variant="abstopk")
+
+
+def tied_start(x: Tensor, latent_dim: int, k: int) -> Tensor:
+    """Directions (latent_dim, input_dim) of unit norm: 2k leading principal components of x, then random rows.
+
+    Of these, what the components leave, whitened by half a power. x is centred.
+    """
+    values, vectors = spectrum(x)
+    n_leading = min(2 * k, latent_dim, int(0.9 * x.shape[1]))
+    generator = np.random.default_rng(0)
+    rows = x[generator.choice(len(x), latent_dim - n_leading, replace=len(x) < latent_dim)]
+    rest = vectors[:, n_leading:]
+    whitened = (rows @ rest) / (values[n_leading:] + 1e-6 * values[0]) ** 0.25
+    residuals = whitened @ rest.T
+    return torch.cat([vectors[:, :n_leading].T, residuals / residuals.norm(dim=1, keepdim=True)])
+
+
+def spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues of the rows' covariance, descending, and its eigenvectors in columns."""
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    return values.flip(0).clamp(min=0), vectors.flip(1)
