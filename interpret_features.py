@@ -10,6 +10,7 @@ concepts.parquet and concept_scores.json, and index.html with a page a cell, whi
 The same command resumes. Deliberately missing: names for features that no known concept fits.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,11 @@ class InterpretConfig:
     all_configurations: bool = option(False, help="score every latent_dim and k of a cell, not the page's alone")
     concept_column: tuple[str, ...] = option((), help="further columns of examples.jsonl whose values are concepts")
     seed: int = option(0, help="seed of the untrained SAEs")
+    workers: int = option(os.cpu_count() or 1, help="cells that are scored at a time, each on one core")
     output: Path | None = option(None, help="folder to write to; if not given, features/ in the results")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "k", "latent_dim")
+        check_at_least(self, 1, "k", "latent_dim", "workers")
 
 
 def main() -> int:
@@ -56,7 +58,7 @@ def main() -> int:
     cells = cache.choose(config.layers, config.positions)
     chosen = choose_saes(results, cells, config.latent_dim, config.k, config.all_configurations)
     with only_writer(output):
-        parts = score_cells(cache, results, output, chosen, concepts, config.seed)
+        parts = score_cells(cache, results, output, chosen, concepts, config.seed, config.workers)
         matches = match_cells(cache, config.results, chosen)
         facts = {
             "config": {name: str(value) for name, value in vars(config).items()},

@@ -15,7 +15,8 @@ from thought_saes.features.cells import CONCEPT_COLUMNS
 
 
 def interpret(monkeypatch: pytest.MonkeyPatch, activations: Path, results: Path, *flags: str) -> int:
-    words = ["--activations", str(activations), "--results", str(results), "--concept-column", "colour", *flags]
+    words = ["--activations", str(activations), "--results", str(results), "--concept-column", "colour"]
+    words += ["--workers", "1", *flags]
     monkeypatch.setattr(sys, "argv", ["interpret_features.py", *words])
     return interpret_features.main()
 
@@ -53,6 +54,15 @@ def test_the_planted_concept_is_found_in_every_cell_and_baselines_stand_beside_i
         "pos1_layer0.html",
         "pos2_layer0.html",
     }
+
+
+def test_two_workers_write_the_same_tables_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, results = write_planted_grid(tmp_path)
+    interpret(monkeypatch, activations, results, "--workers", "1")
+    interpret(monkeypatch, activations, results, "--workers", "2", "--output", str(tmp_path / "other"))
+    one, two = load_features(results / "features"), load_features(tmp_path / "other")
+    pd.testing.assert_frame_equal(one.features, two.features)
+    pd.testing.assert_frame_equal(one.concepts, two.concepts)
 
 
 def test_a_second_run_scores_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explorer")
     activations, results = write_planted_grid(folder, HOSTILE, n_rows=60)
     with pytest.MonkeyPatch.context() as patch:
-        words = ["--activations", activations, "--results", results, "--concept-column", "colour"]
+        words = ["--activations", activations, "--results", results, "--concept-column", "colour", "--workers", 1]
         patch.setattr(sys, "argv", ["interpret_features.py", *map(str, words)])
         patch.setattr("thought_saes.features.concepts.MIN_ROWS", 5)
         interpret_features.main()

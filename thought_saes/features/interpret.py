@@ -10,11 +10,15 @@ import hashlib
 import io
 import json
 import re
+import signal
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
@@ -92,24 +96,61 @@ def _part(output: Path, cell: Cell) -> _Part:
 
 
 def score_cells(
-    cache: ActivationCache, results: Path, output: Path, chosen: Chosen, concepts: Concepts, seed: int
+    cache: ActivationCache, results: Path, output: Path, chosen: Chosen, concepts: Concepts, seed: int, workers: int
 ) -> dict[Cell, _Part]:
-    """Score every cell that is not done yet; returns where each one's tables are. Shows its progress."""
+    """Score every cell that is not done yet; returns where each one's tables are. Shows its progress.
+
+    With several `workers` as many cells at a time, each in a process with one core.
+    """
     (output / "parts").mkdir(parents=True, exist_ok=True)
-    parts = {}
-    with tqdm(total=sum(map(len, chosen.keys.values())), unit="SAE") as bar:
-        for cell, keys in chosen.keys.items():
-            part = parts[cell] = _part(output, cell)
-            checkpoints = {key: checkpoint_path(results, key) for key in keys}
-            identity = _identity(cache, cell, concepts, checkpoints, seed)
-            if not (part.scores.exists() and read_json(part.scores).get("identity") == identity):
-                part.scores.unlink(missing_ok=True)  # first: the tables about to be written are not what it is of
-                found = score_cell(cache, cell, concepts, checkpoints, seed)
-                write_bytes(part.features, to_parquet(found.features))
-                write_bytes(part.concepts, to_parquet(found.concepts))
-                write_json(part.scores, {"identity": identity, "cell": found.cell, "saes": found.saes})
-            bar.update(len(keys))
+    parts, left = {}, []
+    for cell, keys in chosen.keys.items():
+        part = parts[cell] = _part(output, cell)
+        checkpoints = {key: checkpoint_path(results, key) for key in keys}
+        identity = _identity(cache, cell, concepts, checkpoints, seed)
+        if not (part.scores.exists() and read_json(part.scores).get("identity") == identity):
+            left.append(_Job(cache, cell, concepts, checkpoints, seed, part, identity))
+    n_saes = sum(map(len, chosen.keys.values()))
+    n_left = sum(len(job.checkpoints) for job in left)
+    with tqdm(total=n_saes, initial=n_saes - n_left, unit="SAE") as bar:
+        if min(workers, len(left)) < 2:
+            for job in left:
+                bar.update(_score(job))
+            return parts
+        pool = ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), initializer=_on_one_core)
+        try:
+            for done in as_completed([pool.submit(_score, job) for job in left]):
+                bar.update(done.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
     return parts
+
+
+class _Job(NamedTuple):
+    """A cell to score, and where its tables go."""
+
+    cache: ActivationCache
+    cell: Cell
+    concepts: Concepts
+    checkpoints: dict[SaeKey, Path]
+    seed: int
+    part: _Part
+    identity: str
+
+
+def _on_one_core() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
+    torch.set_num_threads(1)
+
+
+def _score(job: _Job) -> int:
+    """Write the tables of one cell; returns the number of its SAEs."""
+    job.part.scores.unlink(missing_ok=True)  # first: the tables about to be written are not what it is of
+    found = score_cell(job.cache, job.cell, job.concepts, job.checkpoints, job.seed)
+    write_bytes(job.part.features, to_parquet(found.features))
+    write_bytes(job.part.concepts, to_parquet(found.concepts))
+    write_json(job.part.scores, {"identity": job.identity, "cell": found.cell, "saes": found.saes})
+    return len(job.checkpoints)
 
 
 def _identity(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from thought_saes.analysis.study import Study
-from thought_saes.figures import comparisons
+from thought_saes.figures import comparisons, concepts
 from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES, ease, fvu, fvu_relative, mean_floor
 from thought_saes.figures.style import NotThere
 
@@ -22,6 +22,8 @@ COMPARISONS: dict[str, Callable[[Study], Figure]] = {
     "train_validation_gap.png": comparisons.train_validation_gap,
     "variance_shares.png": comparisons.variance_shares,
     "gaussian_control.png": comparisons.gaussian_control,
+    "concept_coverage.png": concepts.concept_coverage,
+    "coverage_against_fvu.png": concepts.coverage_against_fvu,
 }
 FIGURES: dict[str, Callable[[Study], Figure]] = {
     **SINGLE_FIGURES,

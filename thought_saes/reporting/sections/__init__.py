@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from thought_saes.analysis.findings import Findings
+from thought_saes.features.summary import SCORES_FILE
 
 Tell = Callable[[Sequence[Path], Findings], str | None]
 
@@ -49,9 +50,7 @@ EVALUATIONS = (
         "do features foretell wrong answers, and do configurations of low fvu foretell them better?",
     ),
     Evaluation("2.10", "Transfer", "transfer.json", "evaluate_transfer.py", "what carries over to other questions?"),
-    Evaluation(
-        "2.11", "Features and Concepts", "concept_scores.json", "interpret_features.py", "what do single features mean?"
-    ),
+    Evaluation("2.11", "Features and Concepts", SCORES_FILE, "interpret_features.py", "what do single features mean?"),
 )
 
 
