@@ -13,6 +13,7 @@ from thought_saes.figures.style import (
     MARKERS,
     SMALL,
     TEXT,
+    NotRun,
     NotThere,
     log_scale,
     new_figure,
@@ -27,7 +28,7 @@ STYLES = ("--", "-.", ":", "-")
 def _scores(study: Study) -> tuple[pd.DataFrame, dict[str, int]]:
     scores = read_scores(study.folders)
     if scores is None:
-        raise NotThere("interpret_features.py has not been run")
+        raise NotRun("interpret_features.py has not been run")
     return coverage_table(scores), scores["metadata"]["page"]
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from thought_saes.analysis.study import Study
 from thought_saes.figures import comparisons, concepts
 from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES, ease, fvu, fvu_relative, mean_floor
-from thought_saes.figures.style import NotThere
+from thought_saes.figures.style import NotRun, NotThere
 
 FVU_FIGURE = "layer_position_fvu.png"
 FLOOR_FIGURE = "layer_position_mean_floor.png"
@@ -22,6 +22,9 @@ COMPARISONS: dict[str, Callable[[Study], Figure]] = {
     "train_validation_gap.png": comparisons.train_validation_gap,
     "variance_shares.png": comparisons.variance_shares,
     "gaussian_control.png": comparisons.gaussian_control,
+}
+# Of what scripts of their own measure: not drawn, and not missed, where they have not been run.
+EVALUATIONS: dict[str, Callable[[Study], Figure]] = {
     "concept_coverage.png": concepts.concept_coverage,
     "coverage_against_fvu.png": concepts.coverage_against_fvu,
 }
@@ -33,6 +36,7 @@ FIGURES: dict[str, Callable[[Study], Figure]] = {
     "layer_position_all_k_fvu_relative.png": fvu_relative,
     "layer_position_ease.png": ease,
     **COMPARISONS,
+    **EVALUATIONS,
 }
 
 
@@ -42,6 +46,8 @@ def figures(study: Study) -> tuple[dict[str, Figure], list[str]]:
     for name, make in FIGURES.items():
         try:
             drawn[name] = make(study)
+        except NotRun:
+            continue
         except NotThere as reason:
             left_out.append(f"{name}: {reason}")
     return drawn, left_out

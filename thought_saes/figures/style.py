@@ -25,6 +25,10 @@ class NotThere(Exception):
     """The files do not hold what a figure shows. The message says what is missing."""
 
 
+class NotRun(NotThere):
+    """The script that measures what a figure shows has not been run."""
+
+
 def new_figure(height: float, title: str, subtitle: str) -> Figure:
     figure = Figure(figsize=(PAGE_WIDTH, height))
     for text, size, inches in ((title, TITLE, 0.2), (subtitle, TEXT, 0.42)):
