@@ -12,6 +12,7 @@
 AbsTopK (arXiv 2510.00404) keeps the k latents of largest magnitude of a row, with their signs, and zeroes the rest.
 """
 
-from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.saes.checkpoint import load_sae
+from thought_saes.saes.sae import SparseAutoencoder, TopKSAE
 
-__all__ = ["TopKSAE"]
+__all__ = ["SparseAutoencoder", "TopKSAE", "load_sae"]

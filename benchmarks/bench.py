@@ -39,9 +39,9 @@ from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_json
 from thought_saes.common.flags import MOST_THREADS, check_at_least, check_at_most, keep_once, option, parse_config
 from thought_saes.results.names import K_VALUES, LATENT_DIMS
+from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused.selection import RULES
 from thought_saes.training.run import choose_backend
-from thought_saes.training.task import TrainConfig
 
 PEER_CONFIGURATIONS = ((512, 20), (1024, 20), (2048, 5), (2048, 100))  # (latent_dim, k)
 

@@ -22,10 +22,11 @@ from benchmarks.recipes import PUBLISHED, Recipe
 from benchmarks.textbook import textbook_latents, textbook_step
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
-from thought_saes.saes.topk_sae import TopKSAE
-from thought_saes.training.run import epoch_orders, train_saes
+from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.training.config import TrainConfig
+from thought_saes.training.run import train_saes
 from thought_saes.training.stack import train_stack
-from thought_saes.training.task import TrainConfig
+from thought_saes.training.start import epoch_orders
 
 METHODS = ("textbook", "stack", "ours", "gemm")
 LONG_METHODS = ("ours", "gemm")  # timed over all epochs: the one changes as it goes, the other is too short
@@ -39,7 +40,7 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
 
 def seconds_per_epoch(
     job: Job, x: Tensor, config: TrainConfig, backend: str, recipe: Recipe, clock: Callable[[], float]
-) -> tuple[float, TopKSAE]:
+) -> tuple[float, SparseAutoencoder]:
     """The time on x as the recipe has it, and the SAE as it is then: trained, but by `gemm` and the public trainers."""
     method, case = job
     sae = recipe.start(x, case)
@@ -74,7 +75,7 @@ def seconds_per_epoch(
 
 
 @torch.no_grad()
-def dead_share(sae: TopKSAE, x: Tensor, recipe: Recipe, job: Job) -> float:
+def dead_share(sae: SparseAutoencoder, x: Tensor, recipe: Recipe, job: Job) -> float:
     """The share of features that no batch of x selects."""
     fired = torch.zeros(sae.latent_dim, dtype=torch.bool)
     for batch in x.split(256):

@@ -9,10 +9,10 @@ from torch import Tensor
 from benchmarks.cases import Case
 from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
-from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.adam import linear_decay
 from thought_saes.training.fused.selection import Selection
-from thought_saes.training.run import seeded_sae
+from thought_saes.training.start import seeded_sae
 
 NESTED = (16, 8, 4, 2, 1)  # matryoshka's prefixes: these parts of latent_dim (arXiv 2503.17547)
 
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
         """The learning rate of each step."""
         return linear_decay(lr, steps) if self.improved else np.full(steps, lr)
 
-    def start(self, x: Tensor, case: Case) -> TopKSAE:
+    def start(self, x: Tensor, case: Case) -> SparseAutoencoder:
         """The SAE before its first step on x, as `rows` gives them."""
         sae = seeded_sae(case.input_dim, SaeKey(Cell(0, 0), case.latent_dim, case.k), seed=0)
         if self.improved:

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.cases import Case, Job, Measured
 from benchmarks.methods import LONG_METHODS, MEBIBYTE
-from thought_saes.saes.topk_sae import n_weights
+from thought_saes.saes.sae import n_weights
 
 Best = dict[Job, Measured]
 

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 
 import analyze_all_layers
 from analyze_all_layers import main
+from tests.helpers.full_disk import fill_disk
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.findings import conclude
-from thought_saes.analysis.grid import PUBLISHED_METRICS, Grid, choose_slice, load_grid
+from thought_saes.analysis.grid import Grid, choose_slice, load_grid
 from thought_saes.analysis.study import DEATH, EV, make_study
 from thought_saes.analysis.summary import analyse, best_effect, plain
 from thought_saes.common.errors import InputError
 from thought_saes.reporting.terminal import describe, section
 from thought_saes.results.names import metrics_path, plan_path
+from thought_saes.saes.measures import PUBLISHED_METRICS
 
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 Call = Callable[..., tuple[int, str, str]]
@@ -349,10 +351,7 @@ def test_a_full_disk_ends_with_one_line_no_tables_and_nothing_half_written(
 ) -> None:
     before = sorted(hand_worked.iterdir())
 
-    def no_space(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
+    fill_disk(monkeypatch)
     code, output, error = call(main, "--results", hand_worked)
     assert (code, output) == (2, "")
     assert error.count("\n") == 1

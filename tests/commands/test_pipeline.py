@@ -11,7 +11,7 @@ import torch
 from tests.helpers.codi_checkpoints import INPUT_DIM, N_LAYERS, QUESTIONS, write_codi
 from tests.helpers.paths import ROOT
 from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES
-from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.saes.sae import TopKSAE
 
 
 def shell(script: str, *words: object) -> str:

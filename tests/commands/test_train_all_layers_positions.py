@@ -17,6 +17,7 @@ import train_all_layers_positions
 import train_grid
 from tests.helpers.results import assert_same_results
 from thought_saes.analysis.grid import load_grid
+from thought_saes.common.errors import InputError
 from thought_saes.training import forecast
 from thought_saes.training.forecast import cells_that_fit
 from thought_saes.training.stack import bytes_of_a_cell
@@ -123,7 +124,7 @@ def test_an_sae_that_fails_does_not_stop_the_others(call: Call, activations: Pat
     assert len(failed) == 4
     assert all("layer 2 position 1" in line and "the loss is not finite" in line for line in failed)
     assert len(list(results.glob("*.pt"))) == 12
-    with pytest.raises(train_grid.InputError, match="4 of 16 SAEs are missing"):
+    with pytest.raises(InputError, match="4 of 16 SAEs are missing"):
         load_grid(results)
 
 

@@ -15,25 +15,29 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_grid
+from tests.helpers.full_disk import fill_disk
 from tests.helpers.results import assert_close, assert_same_results, correlated_rows, weights
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.activations.split import split_rows
 from thought_saes.analysis.grid import load_grid
 from thought_saes.common import machine
+from thought_saes.common.errors import InputError
 from thought_saes.results.names import SaeKey, baselines_path, checkpoint_path, metrics_path
-from thought_saes.saes.topk_sae import TopKSAE, evaluate
+from thought_saes.saes.measures import evaluate
+from thought_saes.saes.sae import SparseAutoencoder, TopKSAE
 from thought_saes.training import forecast
 from thought_saes.training import run as training
-from thought_saes.training.run import epoch_orders, seeded_sae
+from thought_saes.training.config import TrainConfig
+from thought_saes.training.plan import plan_jobs
 from thought_saes.training.stack import Trained, train_stack
-from thought_saes.training.task import TrainConfig, plan_tasks
+from thought_saes.training.start import epoch_orders, seeded_sae
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--latent-dim", 24, 16, "--k-values", 2, 4, "--epochs", 3, "--batch-size", 32]
 
 
-def textbook(sae: TopKSAE, x: Tensor, orders: list[np.ndarray], batch_size: int, lr: float) -> None:
+def textbook(sae: SparseAutoencoder, x: Tensor, orders: list[np.ndarray], batch_size: int, lr: float) -> None:
     """FACTS section 3 as anyone would write it."""
     optimizer = torch.optim.Adam(sae.parameters(), lr=lr)
     for order in orders:
@@ -45,12 +49,12 @@ def textbook(sae: TopKSAE, x: Tensor, orders: list[np.ndarray], batch_size: int,
             optimizer.step()
 
 
-def train_on(x: Tensor, saes: list[TopKSAE], orders: Iterator[np.ndarray], batch_size: int) -> list[Trained]:
+def train_on(x: Tensor, saes: list[SparseAutoencoder], orders: Iterator[np.ndarray], batch_size: int) -> list[Trained]:
     """A stack of one cell."""
     return train_stack(saes, [0] * len(saes), x[None], (order[None] for order in orders), batch_size, lr=1e-3)
 
 
-def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[TopKSAE]:
+def train(ks: list[int], x: Tensor, epochs: int = 2, seed: int = 0) -> list[SparseAutoencoder]:
     saes = [seeded_sae(x.shape[1], SaeKey(Cell(1, 2), 32, k), seed) for k in ks]
     trained = train_on(x, saes, epoch_orders(len(x), epochs, seed, Cell(1, 2)), batch_size=64)
     assert all(outcome.finite for outcome in trained)
@@ -75,7 +79,9 @@ def test_trained_together_equals_trained_alone() -> None:
     assert not torch.allclose(weights(together[0]), weights(train([2], x, seed=1)[0]), atol=1e-3)
 
 
-def train_two_cells(epochs: int = 2, batch_size: int = 64) -> tuple[list[TopKSAE], list[list[np.ndarray]], Tensor]:
+def train_two_cells(
+    epochs: int = 2, batch_size: int = 64
+) -> tuple[list[SparseAutoencoder], list[list[np.ndarray]], Tensor]:
     """A stack with k 5 and 2 in one cell and 9 and 5 in another; the orders of both, and their rows."""
     x = torch.from_numpy(np.stack([correlated_rows(200, 20, seed=seed) for seed in (0, 1)]))
     orders = [list(epoch_orders(200, epochs, 0, Cell(1, position))) for position in (0, 1)]
@@ -211,7 +217,7 @@ def test_a_second_run_trains_nothing_and_a_wider_one_only_what_is_new(
     trained: list[tuple[int, int]] = []
     original = training.train_saes
 
-    def spy(saes: list[TopKSAE], *rest: Any) -> list[Trained]:
+    def spy(saes: list[SparseAutoencoder], *rest: Any) -> list[Trained]:
         trained.extend((sae.latent_dim, sae.k) for sae in saes)
         return original(saes, *rest)
 
@@ -370,17 +376,19 @@ def test_the_time_of_a_training_is_foretold_from_its_first_epochs(
 ) -> None:
     config = TrainConfig(k_values=(2, 4), epochs=40, batch_size=32, activations=activations, results=tmp_path / "none")
     cache = ActivationCache(activations)
-    tasks, _ = plan_tasks(config, cache, [Cell(0, 0), Cell(0, 1)], (24, 16))
+    jobs = plan_jobs(config, cache, [Cell(0, 0), Cell(0, 1)], (24, 16)).jobs
     epochs: list[int] = []
     original = training.train_saes
 
-    def spy(saes: list[TopKSAE], cells: Any, x: Tensor, orders: Any, *rest: Any, **more: Any) -> list[Trained]:
+    def spy(
+        saes: list[SparseAutoencoder], cells: Any, x: Tensor, orders: Any, *rest: Any, **more: Any
+    ) -> list[Trained]:
         epochs.append(len(list(orders(0))))
         return original(saes, cells, x, orders, *rest, **more)
 
     monkeypatch.setattr(forecast, "train_saes", spy)
     monkeypatch.setattr(forecast, "CALIBRATION_SECONDS", float("inf"))
-    seconds = forecast.seconds_to_train(tasks, config, cache, torch.device("cpu"), backend)
+    seconds = forecast.seconds_to_train(jobs, config, cache, torch.device("cpu"), backend)
     assert 0 < seconds < 600
     assert epochs == 2 * [1, 1, 2, 4, 8, 16, 32, 40]  # a warm-up; two latent_dims
 
@@ -463,12 +471,7 @@ def test_a_damaged_array_is_named(call: Call, activations: Path, tmp_path: Path)
 def test_a_full_disk_ends_with_exit_code_2_and_nothing_half_written(
     call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, content: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(content[:10])
-        raise OSError(28, "No space left on device", str(self))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    fill_disk(monkeypatch)
     code, _, err = run_small(call, activations, tmp_path / "results")
     assert code == 2
     assert "No space left on device" in err.splitlines()[-1]
@@ -521,5 +524,5 @@ def test_the_split_is_that_of_scikit_learn() -> None:
 
 
 def test_a_folder_without_arrays_is_no_cache(tmp_path: Path) -> None:
-    with pytest.raises(train_grid.InputError, match="no file named"):
+    with pytest.raises(InputError, match="no file named"):
         ActivationCache(tmp_path)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import struct
 import subprocess
@@ -20,8 +19,9 @@ from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 
 import visualize_all_layers
+from tests.helpers.full_disk import fill_disk
 from thought_saes.activations.cell import Cell
-from thought_saes.analysis.grid import PUBLISHED_METRICS, choose_slice, load_grid
+from thought_saes.analysis.grid import choose_slice, load_grid
 from thought_saes.analysis.study import make_study
 from thought_saes.figures import heatmaps
 from thought_saes.figures.heatmaps import Layout, cell_text, color_scale
@@ -29,6 +29,7 @@ from thought_saes.figures.maps import EXPLAINED_VARIANCE, FEATURE_DEATH, RECONST
 from thought_saes.figures.registry import figures
 from thought_saes.figures.style import PAGE_WIDTH
 from thought_saes.results.names import metrics_path
+from thought_saes.saes.measures import PUBLISHED_METRICS
 from visualize_all_layers import main
 
 Call = Callable[..., tuple[int, str, str]]
@@ -316,10 +317,7 @@ def test_a_full_disk_ends_with_one_line_and_no_half_figure(
     results = write_grid(tmp_path, ((0,), (0,), (1024,), (20,)))
     before = sorted(results.iterdir())
 
-    def no_space(descriptor: int) -> None:  # by then half of the file may be there
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
+    fill_disk(monkeypatch)
     code, output, error = call(main, "--results", results)
     assert (code, output) == (2, "")
     assert error.count("\n") == 1

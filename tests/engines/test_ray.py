@@ -29,7 +29,7 @@ from tests.helpers.results import assert_same_results
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.errors import InputError
 from thought_saes.models.reasoner import ModelSource
-from thought_saes.training.task import TrainConfig
+from thought_saes.training.config import GridConfig
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -196,10 +196,11 @@ def test_a_task_that_ends_every_process_is_given_up_and_reported(
     words = ("--layers", 0, "--positions", 0, "--engine", "ray", "--ray-address", cluster.address)
     code, out, err = train(call, activations, tmp_path / "results", *words, "--latent-dims", 16)
     assert code == 1
-    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    baselines, *failed = [line for line in err.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 2
+    assert "layer 0 position 0 baselines: 2 processes died with it (WorkerCrashedError" in baselines
     assert "layer 0 position 0 latent_dim 16 k 2: 2 processes died with it (WorkerCrashedError" in failed[0]
-    assert out.count("given out again") == 1
+    assert out.count("given out again") == 2  # of each job
 
 
 def test_a_node_that_does_not_see_the_results_is_named(
@@ -248,18 +249,18 @@ def test_a_stack_spans_no_more_cells_than_leave_every_worker_several_stacks(
 ) -> None:
     monkeypatch.setattr(ray_engine, "nodes", lambda: [EIGHT_GPUS, TWO_CORES])  # 24 thirds of a GPU
     monkeypatch.setattr(ray_training, "answer", lambda ref: 80 << 30)
-    monkeypatch.setattr(ray_training.RayTasks, "_remote", lambda *words: SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr(ray_training.RayJobs, "_remote", lambda *words: SimpleNamespace(remote=lambda: None))
 
     def cells_that_fit(n_stacks: int) -> int:
         asked: list[Any] = []
 
-        def eight_fit(config: TrainConfig, cache: ActivationCache, *words: Any) -> int:
+        def eight_fit(config: GridConfig, cache: ActivationCache, *words: Any) -> int:
             asked.append(words)
             return 8
 
         monkeypatch.setattr(ray_training, "cells_that_fit", eight_fit)
-        config, cache = TrainConfig(activations=activations), ActivationCache(activations)
-        chosen = ray_training.RayTasks(config, cache, None, 1, 1 / 3, n_stacks).cells_that_fit(512)
+        config, cache = GridConfig(activations=activations), ActivationCache(activations)
+        chosen = ray_training.RayJobs(config, cache, n_stacks).cells_that_fit(512)
         assert asked == [(512, 3, 80 << 30)]
         return chosen
 

@@ -10,7 +10,7 @@ import torch
 
 from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.results.names import SaeKey, checkpoint_path
-from thought_saes.training.run import seeded_sae
+from thought_saes.training.start import seeded_sae
 
 FIRST = Cell(0, 0)
 

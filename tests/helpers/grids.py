@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from thought_saes.activations.cell import Cell
-from thought_saes.analysis.grid import ADDED_METRICS, PUBLISHED_METRICS
 from thought_saes.results.names import baselines_path, metrics_path
+from thought_saes.saes.measures import ADDED_METRICS, PUBLISHED_METRICS
 
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 

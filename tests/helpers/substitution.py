@@ -13,7 +13,7 @@ from thought_saes.common.flags import Selection
 from thought_saes.downstream.job import Plan, Settings, choose_grid
 from thought_saes.models.reasoner import LatentReasoner
 from thought_saes.results.names import SaeKey, checkpoint_path
-from thought_saes.training.run import seeded_sae
+from thought_saes.training.start import seeded_sae
 
 ALL = Selection("all", None)
 

@@ -8,7 +8,7 @@ from tests.helpers.results import correlated_rows
 from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
 from thought_saes.saes.baselines import measure_baselines
-from thought_saes.training.run import seeded_sae
+from thought_saes.training.start import seeded_sae
 
 
 def fvu(x: np.ndarray, x_hat: np.ndarray) -> float:

@@ -7,7 +7,9 @@ import torch
 
 from thought_saes.activations.writer import activation_bytes
 from thought_saes.common.text import in_bytes
-from thought_saes.saes.topk_sae import TopKSAE, checkpoint_bytes, evaluate
+from thought_saes.saes.checkpoint import checkpoint_bytes
+from thought_saes.saes.measures import evaluate
+from thought_saes.saes.sae import TopKSAE
 
 
 @pytest.mark.parametrize(("input_dim", "latent_dim", "k"), [(96, 512, 5), (576, 512, 20), (300, 2048, 100)])

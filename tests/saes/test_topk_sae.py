@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.helpers.full_disk import fill_disk
 from tests.helpers.results import correlated_rows
-from thought_saes.saes.topk_sae import Moments, TopKSAE, evaluate, measure, median_activation
+from thought_saes.saes.measures import MEASURES, Firings, evaluate, measure
+from thought_saes.saes.moments import Moments
+from thought_saes.saes.sae import TopKSAE
+
+
+def measured(sae: TopKSAE, x: Tensor) -> dict[str, float]:
+    """Every measure on x (n, input_dim) as validation rows."""
+    measures = [make(sae.latent_dim) for _, make in MEASURES]
+    measure(sae, [(x, True)], measures)
+    return {name: value for one in measures for name, value in one.compute().items()}
 
 
 def random_sae(input_dim: int = 6, latent_dim: int = 16, k: int = 4, seed: int = 0) -> TopKSAE:
@@ -127,10 +137,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     random_sae(seed=1).save(path)
     before = path.read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    fill_disk(monkeypatch)
     with pytest.raises(OSError, match="No space"):
         random_sae(seed=2).save(path)
     assert path.read_bytes() == before
@@ -192,10 +199,10 @@ def test_explained_variance_rewards_predicting_the_mean_and_fvu_does_not() -> No
     with torch.no_grad():
         sae.decoder.weight.zero_()
         sae.decoder.bias.copy_(x.mean(0))
-    result = measure(sae, x)
+    result = measured(sae, x)
     # var over all values: 300^2 (1/50 - 1/50^2) + 1 = 1765; the mean leaves 1 of it
-    assert result.explained_variance == pytest.approx(1 - 1 / 1765, abs=1e-4)
-    assert result.fvu == pytest.approx(1.0, abs=1e-6)
+    assert result["explained_variance"] == pytest.approx(1 - 1 / 1765, abs=1e-4)
+    assert result["fvu"] == pytest.approx(1.0, abs=1e-6)
 
 
 @given(scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
@@ -233,6 +240,9 @@ def test_a_selected_latent_of_zero_has_not_fired() -> None:
         sae.encoder.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
         sae.encoder.bias.zero_()
     x = torch.tensor([[2.0, 7.0], [3.0, 7.0]])
-    result = measure(sae, x)
-    assert (result.l0_mean, result.firings.tolist()) == (1.0, [2, 0, 0])
-    assert median_activation(sae, x) == 2.0
+    result = measured(sae, x)
+    assert (result["l0_mean"], result["num_active_features"], result["firing_rate_mean"]) == (1.0, 1, 1.0)
+    assert result["median_activation"] == 2.0
+    firings = Firings(3)
+    measure(sae, [(x, True)], [firings])
+    assert torch.as_tensor(firings.firings[True]).tolist() == [2, 0, 0]

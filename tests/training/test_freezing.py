@@ -13,8 +13,8 @@ from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
 from thought_saes.training import freezing as frozen_features
 from thought_saes.training.freezing import LEVELS, WORTH, Frozen, LiveEpochs, bounds_hold, groups, level, steps_to_rest
-from thought_saes.training.run import epoch_orders, seeded_sae
 from thought_saes.training.stack import Epoch, EpochRunner, Stack, make_stack, train_epoch
+from thought_saes.training.start import epoch_orders, seeded_sae
 
 LATENT_DIM, BATCH, LR = 64, 32, 3e-3
 

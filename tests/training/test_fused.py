@@ -25,7 +25,7 @@ from tests.helpers.plain_training import (
     train_plain,
     two_clusters,
 )
-from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.saes.sae import TopKSAE
 from thought_saes.training.fused import features, freezer, kernels
 from thought_saes.training.fused import step as fused_step
 from thought_saes.training.fused.freezer import Freezer
@@ -291,7 +291,7 @@ def test_beyond_the_data_training_takes_little_more_than_weights_and_moments() -
 import torch
 from benchmarks.cases import Case, Job
 from benchmarks.methods import in_fork, measure_job
-from thought_saes.training.task import TrainConfig
+from thought_saes.training.config import TrainConfig
 torch.set_num_threads(1)
 x = torch.rand(1024, 1024) + torch.rand(1024)
 print(in_fork(measure_job, Job("ours", Case(1024, 1024, 2048, 5)), x, TrainConfig(epochs=15), "fused", 1).peak_mib)

@@ -13,33 +13,9 @@ import numpy as np
 import pandas as pd
 
 from thought_saes.common.errors import InputError
-from thought_saes.common.files import read_json
-from thought_saes.results.names import AXES, SLICE_K, SLICE_LATENT_DIM, plan_path
-
-PUBLISHED_METRICS = [
-    "explained_variance",
-    "reconstruction_loss",
-    "cosine_similarity",
-    "l0_mean",
-    "l0_std",
-    "mean_activation",
-    "max_activation",
-    "median_activation",
-    "feature_death_rate",
-    "num_dead_features",
-    "num_active_features",
-    "train_time_sec",
-    "epochs",
-]
-# Ours beside them; absent from the original's files.
-ADDED_METRICS = [
-    "fvu",
-    "fvu_train",
-    "num_active_features_validation",
-    "busiest_10_share",
-    "firing_rate_mean",
-    "firing_rate_median",
-]
+from thought_saes.results.names import AXES, SLICE_K, SLICE_LATENT_DIM
+from thought_saes.results.store import Results
+from thought_saes.saes.measures import ADDED_METRICS, PUBLISHED_METRICS
 
 
 class Grid(NamedTuple):
@@ -87,28 +63,17 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
     is no metrics file, if one is damaged, if two hold the same SAE, or, without `allow_partial`, if an SAE
     is missing.
     """
-    paths = sorted(results.glob("grid_metrics_pos*_layer*_latent*.json"))
-    if not paths:
-        raise InputError(f"no metrics in {results}: train_all_layers_positions.py writes them")
+    store = Results(results)
     rows, files = [], []
     position_0 = "bot token"  # the original wrote no such key, and its model had one
-    for path in paths:
-        content = read_json(path)
-        try:
-            metadata = content["metadata"]
-            position_0 = metadata.get("position_0", position_0)
-            cell = {"layer": int(metadata["layer"]), "position": int(metadata["position"])}
-            files.append(metadata | {"file": path.name})
-            if metadata.get("seed") is not None:
-                cell["seed"] = int(metadata["seed"])
-            for latent_dim, by_k in content["results"].items():
-                for k, metrics in by_k.items():
-                    absent = [name for name in PUBLISHED_METRICS[:1] if name not in metrics]
-                    if absent:
-                        raise InputError(f"{path} has no {absent[0]} for latent_dim {latent_dim}, k {k}")
-                    rows.append(cell | {"latent_dim": int(latent_dim), "k": int(k)} | metrics)
-        except (KeyError, TypeError, AttributeError, ValueError) as problem:
-            raise InputError(f"{path} is no metrics file of the grid ({problem!r})") from problem
+    for file in store.metrics_files():
+        position_0 = file.metadata.get("position_0", position_0)
+        seed = {} if file.run.seed is None else {"seed": file.run.seed}
+        files.append({**file.metadata, **file.run.recipe.record(), "file": file.path.name})
+        for k, metrics in file.by_k.items():
+            rows.append({**file.cell._asdict(), **seed, "latent_dim": file.latent_dim, "k": k} | metrics)
+    if not files:
+        raise InputError(f"no metrics in {results}: train_all_layers_positions.py writes them")
     if not rows:
         raise InputError(f"the metrics files in {results} hold no SAE")
     table = pd.DataFrame(rows).sort_values(AXES, ignore_index=True)
@@ -127,7 +92,7 @@ def load_grid(results: Path, allow_partial: bool = False) -> Grid:
     if (repeated := table.duplicated(AXES)).any():
         sae = ", ".join(f"{axis} {table.loc[repeated.idxmax(), axis]}" for axis in AXES)
         raise InputError(f"two metrics files in {results} hold the SAE of {sae}: remove one of them")
-    planned = read_json(plan_path(results)) if plan_path(results).exists() else {}
+    planned = store.plan()
     values = [sorted(set(table[axis].tolist()) | set(planned.get(axis, []))) for axis in AXES]
     present = set(table[AXES].itertuples(index=False, name=None))
     missing = [sae for sae in product(*values) if sae not in present]

@@ -16,12 +16,14 @@ import pandas as pd
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import Grid, load_grid
 from thought_saes.common.errors import InputError
-from thought_saes.common.files import read_json
 from thought_saes.common.text import compact
 from thought_saes.results.names import AXES, baselines_path
+from thought_saes.results.recipe import Recipe
+from thought_saes.results.store import Results
 
 # Replicates differ in the seed and in nothing else that decides what is trained.
-SAME_SETTINGS = ["n_train", "n_val", "input_dim", "epochs", "batch_size", "lr", "activations", "position_0"]
+SAME_SETTINGS = ["n_train", "n_val", "input_dim", *(field.name for field in dataclasses.fields(Recipe))]
+SAME_SETTINGS += ["activations", "position_0"]
 SCORES = ("explained_variance", "fvu")
 # These do not depend on the seed of an SAE, so one folder's files serve all.
 CELL_BASELINES = [
@@ -51,20 +53,17 @@ def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -
 
     Raises InputError if a file is damaged or is of other activations than the cell's SAEs.
     """
-    files = {
-        cell: path
-        for cell in sorted({Cell(*pair) for pair in table[["layer", "position"]].itertuples(index=False, name=None)})
-        if (path := baselines_path(results, cell)).exists()
-    }
-    if not files:
+    store = Results(results)
+    cells = sorted({Cell(*pair) for pair in table[["layer", "position"]].itertuples(index=False, name=None)})
+    contents = {cell: content for cell in cells if (content := store.baselines(cell)) is not None}
+    if not contents:
         return pd.DataFrame(index=table.index)
-    contents: dict[Cell, Any] = {cell: read_json(path) for cell, path in files.items()}
     for cell, content in contents.items():
         here = metadata[(metadata["layer"] == cell.layer) & (metadata["position"] == cell.position)]
-        theirs = content["metadata"].get("activations") if isinstance(content, dict) else None
+        theirs = content["metadata"].get("activations")
         if "activations" in here and theirs is not None and not here["activations"].dropna().eq(theirs).all():
             raise InputError(
-                f"{files[cell]} is of other activations ({theirs}) than the SAEs "
+                f"{baselines_path(results, cell)} is of other activations ({theirs}) than the SAEs "
                 f"({here['activations'].iloc[0]}): make it anew"
             )
 

@@ -1,5 +1,6 @@
 """What this machine has: the device that a flag names, memory, and room on its disks."""
 
+import os
 import resource
 import shutil
 import sys
@@ -28,6 +29,20 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         raise InputError(f"there is no device '{name}' here; 'auto' takes CUDA, MPS or the CPU") from problem
     return device
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """The bytes of memory that could be had without swapping; where the system does not say, half of all there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def peak_bytes(device: torch.device | str = "cpu") -> int:

@@ -17,8 +17,9 @@ from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
 from thought_saes.results.names import SaeKey, checkpoint_path
 from thought_saes.saes.baselines import covariance
-from thought_saes.saes.topk_sae import TopKSAE
-from thought_saes.training.run import seeded_sae
+from thought_saes.saes.checkpoint import load_sae
+from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.training.start import seeded_sae
 
 OF_A_CELL = ("own", "identity", "mean", "other_question", "zero")
 OF_A_RANK = ("pca",)
@@ -56,8 +57,8 @@ class Substitutes:
 
     def __init__(self, cache: ActivationCache, results: Path, cell: Cell, seed: int, device: torch.device) -> None:
         self.cache, self.results, self.cell, self.seed, self.device = cache, results, cell, seed, device
-        self._saes: dict[SaeKey, TopKSAE] = {}
-        self._untrained: dict[tuple[int, int], TopKSAE] = {}
+        self._saes: dict[SaeKey, SparseAutoencoder] = {}
+        self._untrained: dict[tuple[int, int], SparseAutoencoder] = {}
 
     @cached_property
     def _training(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +69,7 @@ class Substitutes:
         eigenvalues = eigenvalues.clamp(min=0)
         return mean.float().to(self.device), eigenvectors.float().to(self.device), eigenvalues.float().to(self.device)
 
-    def sae(self, condition: Condition) -> TopKSAE:
+    def sae(self, condition: Condition) -> SparseAutoencoder:
         """The SAE that the condition is about: the trained one, or the same as it started."""
         latent_dim, k = condition.latent_dim or 0, condition.k or 0
         trained = self._trained(SaeKey(self.cell, latent_dim, k))
@@ -81,12 +82,12 @@ class Substitutes:
             self._untrained[latent_dim, k] = made.to(self.device).requires_grad_(False)
         return self._untrained[latent_dim, k]
 
-    def _trained(self, key: SaeKey) -> TopKSAE:
+    def _trained(self, key: SaeKey) -> SparseAutoencoder:
         if key in self._saes:
             return self._saes[key]
         path = checkpoint_path(self.results, key)
         try:
-            sae = TopKSAE.load(path)
+            sae = load_sae(path)
         except FileNotFoundError:
             raise InputError(f"there is no SAE {path}: train it, or choose others") from None
         except ValueError as problem:

@@ -1,6 +1,6 @@
-"""The stacks of the grid as Ray tasks: `train_all_layers_positions.py --engine ray`.
+"""The stacks of the grid as Ray jobs: `train_all_layers_positions.py --engine ray`.
 
-A task is given out again, a few times, when the process or the node that had it is lost; it then trains only what
+A job is given out again, a few times, when the process or the node that had it is lost; it then trains only what
 that one had not written. Results are on a file system that all nodes share. A node that does not see the activations
 gets the cells it needs through Ray's object store, which keeps one copy on a node.
 """
@@ -27,12 +27,12 @@ from tqdm import tqdm
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.common.errors import InputError
-from thought_saes.engines.outcomes import Outcome, RunReport, attempt
+from thought_saes.engines.outcome import Outcome, RunReport, attempt
 from thought_saes.engines.ray_cluster import RETRIES, Share, answer, check_fits, takes_gpu, why_died
 from thought_saes.results.names import logs_path
+from thought_saes.training.config import GridConfig
 from thought_saes.training.forecast import cells_that_fit, seconds_to_train
-from thought_saes.training.run import choose_backend
-from thought_saes.training.task import Task, TrainConfig, find_existing, has_baselines
+from thought_saes.training.jobs import Job
 
 # Tasks given out for each that can run, so that no worker waits for the main process.
 AHEAD = 2
@@ -58,12 +58,13 @@ class Stamp(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What every task of a run is given."""
+    """What every job of a run is given."""
 
-    config: TrainConfig  # with absolute paths
+    config: GridConfig  # with absolute paths
     cache: ActivationCache
     device: torch.device
     threads: int | None
+    backend: str  # of every job
     token: str  # a file in the results folder, which tells whether a node sees that folder
 
 
@@ -80,9 +81,9 @@ class CarriedCache(ActivationCache):
 
 
 def train_on_node(
-    task: Task, order: Order, first: bool, stamps: Mapping[Cell, Stamp | None], carried: Mapping[Cell, Any]
+    job: Job, order: Order, first: bool, stamps: Mapping[Cell, Stamp | None], carried: Mapping[Cell, Any]
 ) -> Outcome | None:
-    """Train `task` in a worker process of some node; None if that does not see the activations.
+    """Train `job` in a worker process of some node; None if that does not see the activations.
 
     `carried` holds references to cells in the object store; they are fetched only where the files are not seen.
     """
@@ -94,23 +95,22 @@ def train_on_node(
     log = start_log(logs_path(config.results))
     if order.threads:
         torch.set_num_threads(order.threads)
-    n_saes = task.n_saes
+    n_saes = job.n_saes
     if not first:
-        task = what_is_left(task, config)
-    unseen = [cell for cell in cells_of(task) if Stamp.of(cell_path(cache.folder, cell)) != stamps[cell]]
+        left = job.left(config)
+        if left is None:
+            return Outcome(n_saes, [], time.perf_counter() - started)
+        job = left
+    unseen = [cell for cell in job.cells if Stamp.of(cell_path(cache.folder, cell)) != stamps[cell]]
     if not carried.keys() >= set(unseen):
         return None
     cache = CarriedCache(cache, {cell: ray.get(carried[cell]) for cell in unseen})
-    outcome = attempt(task, config, cache, order.device, backend_here(config.backend, order.device))
+    outcome = attempt(job, config, cache, order.device, order.backend)
     return outcome._replace(
-        n_trained=outcome.n_trained + n_saes - task.n_saes,
+        n_trained=outcome.n_trained + n_saes - job.n_saes,
         failures=[f"{failure}; see {log}" for failure in outcome.failures],
         seconds=time.perf_counter() - started,
     )
-
-
-def cells_of(task: Task) -> list[Cell]:
-    return [part.cell for part in task.parts]
 
 
 @functools.cache
@@ -122,56 +122,33 @@ def start_log(folder: Path) -> Path:
     return path
 
 
-backend_here = functools.cache(choose_backend)
-
-
-def what_is_left(task: Task, config: TrainConfig) -> Task:
-    """`task` without what another process wrote before it was lost."""
-    parts = []
-    for part in task.parts:
-        where = (config.results, part.cell, part.latent_dim)
-        settings = config.settings(part.fingerprint)
-        done = find_existing(*where, part.k_values, settings, config.no_checkpoints).done
-        measured = has_baselines(config, part.cell, part.fingerprint, part.baselines)
-        left = tuple(k for k in part.k_values if k not in done)
-        part = part._replace(k_values=left, baselines=() if measured else part.baselines)
-        if part.k_values or part.baselines:
-            parts.append(part)
-    return task._replace(parts=tuple(parts))
-
-
 def free_on_gpu() -> int:
-    """The bytes free on this task's GPU."""
+    """The bytes free on this job's GPU."""
     return torch.cuda.mem_get_info()[0]
 
 
-class RayTasks:
-    """The nodes of a Ray cluster; `train_all_layers_positions.Engine`.
+class RayJobs:
+    """The nodes of a Ray cluster: `outcome.Engine`.
 
-    `n_stacks` is how many there would be if each spanned one cell. Raises InputError if no node has room for a task.
+    `n_stacks` is how many there would be if each spanned one cell. Raises InputError if no node has room for a job.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        cache: ActivationCache,
-        workers: int | None,
-        cpus_per_task: int,
-        gpus_per_task: float,
-        n_stacks: int,
-    ) -> None:
+    def __init__(self, config: GridConfig, cache: ActivationCache, n_stacks: int) -> None:
         on_gpu = takes_gpu(config.device)
         self.device = torch.device("cuda" if on_gpu else "cpu")
-        self.threads = None if on_gpu else cpus_per_task
-        self._share = Share(cpus=0, gpus=gpus_per_task) if on_gpu else Share(cpus=cpus_per_task, gpus=0)
+        self.threads = None if on_gpu else config.cpus_per_task
+        cpus, gpus = (0, config.gpus_per_task) if on_gpu else (config.cpus_per_task, 0)
+        self._share = Share(cpus=cpus, gpus=gpus)
         check_fits(self._share)
-        self.most_workers = workers or self._share.fits()
-        self._workers, self._n_stacks = workers, n_stacks
+        self.most_workers = config.workers or self._share.fits()
+        self._n_stacks = n_stacks
         self._room_found, self._room_looked_at = 1, -ROOM_LOOKED_AT_EVERY
-        # A plain TrainConfig, whose class other processes can import; that of a script they cannot.
-        own = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
-        paths = {"results": config.results.resolve(), "activations": config.activations.resolve()}
-        self._config = TrainConfig(**own | paths | {"device": self.device.type})
+        self._config = dataclasses.replace(
+            config,
+            results=config.results.resolve(),
+            activations=config.activations.resolve(),
+            device=self.device.type,
+        )
         self._cache = copy.copy(cache)
         self._cache.folder = cache.folder.resolve()
 
@@ -186,64 +163,64 @@ class RayTasks:
         fit = cells_that_fit(self._config, self._cache, latent_dim, sharing, free)
         return min(fit, max(1, self._n_stacks // (TURNS * self.most_workers)))
 
-    def seconds_to_train(self, tasks: list[Task], backend: str) -> float:
+    def seconds_to_train(self, jobs: list[Job], backend: str) -> float:
         remote = self._remote(seconds_to_train)
-        return answer(remote.remote(tasks, self._config, self._cache, self.device, backend))
+        return answer(remote.remote(jobs, self._config, self._cache, self.device, backend))
 
-    def train(self, tasks: list[Task], n_workers: int, backend: str, on_epochs: Callable[[int], object]) -> RunReport:
-        """Raises InputError if what one task meets concerns them all."""
+    def run(self, jobs: list[Job], backend: str, on_epochs: Callable[[int], object]) -> RunReport:
+        """Raises InputError if what one job meets concerns them all."""
         token = self._config.results / f".{uuid.uuid4().hex}.tmp"  # a new name: no node remembers that it is absent
         token.touch()
         try:
-            order = Order(self._config, self._cache, self.device, self.threads, token.name)
-            return RunReport.of(self._outcomes(tasks, order, on_epochs))
+            order = Order(self._config, self._cache, self.device, self.threads, backend, token.name)
+            return RunReport.of(self._outcomes(jobs, order, on_epochs), min(self.most_workers, len(jobs)))
         finally:
             token.unlink(missing_ok=True)
 
-    def _outcomes(self, tasks: list[Task], order: Order, on_epochs: Callable[[int], object]) -> Iterator[Outcome]:
-        """Of each task, as they end."""
+    def _outcomes(self, jobs: list[Job], order: Order, on_epochs: Callable[[int], object]) -> Iterator[Outcome]:
+        """Of each job, as they end."""
         remote, order_ref = self._remote(train_on_node), ray.put(order)
-        waiting, deaths = deque(tasks), Counter[Task]()
-        running: dict[Any, Task] = {}
-        tasks_left = Counter(cell for task in tasks for cell in cells_of(task))
-        stamps = {cell: Stamp.of(cell_path(self._cache.folder, cell)) for cell in tasks_left}
+        waiting, deaths = deque(jobs), Counter[Job]()
+        running: dict[Any, Job] = {}
+        jobs_left = Counter(cell for job in jobs for cell in job.cells)
+        stamps = {cell: Stamp.of(cell_path(self._cache.folder, cell)) for cell in jobs_left}
         carry, carried = False, dict[Cell, Any]()
         while waiting or running:
             while waiting and len(running) < self._room():
-                task = waiting.popleft()
-                cells = cells_of(task)
+                job = waiting.popleft()
+                cells = job.cells
                 if carry:
                     carried |= {cell: ray.put(self._cache.cell(cell)) for cell in cells if cell not in carried}
                 its_own = {cell: carried[cell] for cell in cells if cell in carried}
                 its_stamps = {cell: stamps[cell] for cell in cells}
-                running[remote.remote(task, order_ref, not deaths[task], its_stamps, its_own)] = task
+                running[remote.remote(job, order_ref, not deaths[job], its_stamps, its_own)] = job
             [ref], _ = ray.wait(list(running), num_returns=1)
-            task = running.pop(ref)
+            job = running.pop(ref)
             try:
                 outcome = answer(ref)
             except RayError as problem:
-                deaths[task] += 1
-                if deaths[task] <= RETRIES:
-                    tqdm.write(f"{task}: given out again ({why_died(problem)})")
-                    waiting.appendleft(task)
+                deaths[job] += 1
+                if deaths[job] <= RETRIES:
+                    tqdm.write(f"{job}: given out again ({why_died(problem)})")
+                    waiting.appendleft(job)
                     continue
-                failures = task.failed(f"{deaths[task]} processes died with it ({why_died(problem)})")
+                failures = job.failed(f"{deaths[job]} processes died with it ({why_died(problem)})")
                 outcome = Outcome(0, failures, 0.0)
             if outcome is None:
                 carry = True
-                waiting.appendleft(task)
+                waiting.appendleft(job)
                 continue
             if outcome.refusal:
                 raise InputError(outcome.refusal)
-            on_epochs(task.n_saes * self._config.epochs)
-            tasks_left.subtract(cells_of(task))
-            carried = {cell: array for cell, array in carried.items() if tasks_left[cell]}
+            on_epochs(job.n_saes * self._config.epochs)
+            jobs_left.subtract(job.cells)
+            carried = {cell: array for cell, array in carried.items() if jobs_left[cell]}
             yield outcome
 
     def _room(self) -> int:
-        """How many tasks may be given out."""
-        if self._workers:
-            return self._workers
+        """How many jobs may be given out."""
+        if self._config.workers:
+            return self._config.workers
         if time.monotonic() - self._room_looked_at > ROOM_LOOKED_AT_EVERY:
             self._room_found, self._room_looked_at = max(1, AHEAD * self._share.fits()), time.monotonic()
         return self._room_found

@@ -13,7 +13,7 @@ from thought_saes.exports.card import Listed, folder_name, model_card
 from thought_saes.exports.library import Exported, Library, Origin
 from thought_saes.exports.weights import Weights
 from thought_saes.results.names import SaeKey, checkpoint_path, metrics_path, plan_path
-from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.saes.checkpoint import load_sae
 
 CARD = "README.md"
 
@@ -30,7 +30,7 @@ def load(results: Path, key: SaeKey) -> Exported:
     """One SAE of the folder. Raises InputError if its checkpoint is damaged, or is not of what its name says."""
     path = checkpoint_path(results, key)
     try:
-        sae = TopKSAE.load(path)
+        sae = load_sae(path)
     except ValueError as problem:
         raise InputError(str(problem)) from problem
     if (sae.latent_dim, sae.k) != (key.latent_dim, key.k):

@@ -38,8 +38,9 @@ from thought_saes.features.scores import (
     resampled_f1,
 )
 from thought_saes.results.names import AXES, SaeKey
-from thought_saes.saes.topk_sae import TopKSAE
-from thought_saes.training.run import seeded_sae
+from thought_saes.saes.checkpoint import load_sae
+from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.training.start import seeded_sae
 
 CONCEPT_COLUMNS = [*AXES, "concept", "representation", "half", "f1", "precision", "recall", "threshold", "n_rows"]
 
@@ -162,7 +163,7 @@ def score_cell(
 def _record(
     judge_: _Judge,
     key: SaeKey,
-    sae: TopKSAE,
+    sae: SparseAutoencoder,
     x: Tensor,
     found: Found,
     halves: Halves,
@@ -201,10 +202,10 @@ def _record(
     }
 
 
-def load_checkpoint(path: Path, input_dim: int) -> TopKSAE:
+def load_checkpoint(path: Path, input_dim: int) -> SparseAutoencoder:
     """The SAE of a checkpoint. Raises InputError if it is absent, damaged or of another input_dim."""
     try:
-        sae = TopKSAE.load(path)
+        sae = load_sae(path)
     except (FileNotFoundError, ValueError) as problem:
         raise InputError(str(problem)) from problem
     if sae.input_dim != input_dim:

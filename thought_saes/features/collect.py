@@ -13,7 +13,8 @@ from torch import Tensor
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.saes.baselines import covariance
-from thought_saes.saes.topk_sae import CHUNK_ROWS, TopKSAE
+from thought_saes.saes.moments import CHUNK_ROWS
+from thought_saes.saes.sae import SparseAutoencoder
 
 Representation: TypeAlias = "csr_array | np.ndarray"  # (n_rows, n_features), signed
 
@@ -24,7 +25,7 @@ def rows_of(cache: ActivationCache, cell: Cell) -> Tensor:
 
 
 @torch.inference_mode()
-def collect_entries(sae: TopKSAE, x: Tensor) -> csr_array:
+def collect_entries(sae: SparseAutoencoder, x: Tensor) -> csr_array:
     """The latents of x (n, input_dim) that are not zero: (n, latent_dim), in chunks of rows."""
     values, columns, counts = [], [], []
     for start in range(0, len(x), CHUNK_ROWS):

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from thought_saes.common.files import read_json
 from thought_saes.common.text import without_path
-from thought_saes.results.names import last_run_path, plan_path
+from thought_saes.results.recipe import Recipe
+from thought_saes.results.store import Results
 
 
 class Origin(NamedTuple):
@@ -31,13 +31,11 @@ FILE_KINDS = {
 
 def read_origin(folders: Sequence[Path], names: Sequence[str]) -> Origin:
     """Raises InputError if what a run wrote about itself is damaged."""
-    plans = [read_json(plan_path(folder)) for folder in folders if plan_path(folder).exists()]
-    about = plans[0] if plans else {}
-    runs = {
-        name: read_json(path)
-        for name, folder in zip(names, folders, strict=True)
-        if (path := last_run_path(folder)).exists()
-    }
+    stores = [Results(folder) for folder in folders]
+    about = next((plan for store in stores if (plan := store.plan())), None)
+    if about is None:  # a cell alone plans no grid, and says in its own files what it is of
+        about = next((dict(file.metadata) for store in stores for file in store.metrics_files()), {})
+    runs = {name: run for name, store in zip(names, stores, strict=True) if (run := store.last_run()) is not None}
     files = {name: sum(len(list(folder.glob(glob))) for folder in folders) for name, glob in FILE_KINDS.items()}
     dataset = without_path(about.get("dataset"))
     split = about.get("dataset_split")
@@ -58,17 +56,10 @@ def setting(metadata: pd.DataFrame, name: str, form: str = "") -> str:
     return ", ".join(format(value, form) for value in sorted(metadata[name].dropna().unique()))
 
 
-# What every metrics file says about itself beside the recipe.
-NOT_RECIPE = {
-    *("position", "layer", "n_train", "n_val", "input_dim", "position_0", "device", "versions", "backend", "epochs"),
-    *("batch_size", "lr", "seed", "activations", "file", "device_name", "commit", "when"),
-}
-
-
 def recipe(metadata: pd.DataFrame) -> str:
-    """The settings of the training that the metrics files record beyond those of the published recipe."""
-    more = [name for name in sorted(set(metadata) - NOT_RECIPE) if metadata[name].notna().any()]
-    named = [f"{name} {', '.join(sorted({str(value) for value in metadata[name].dropna()}))}" for name in more]
+    """The recipe in words: that of every file, for a folder holds one."""
+    said = Recipe.of(metadata.iloc[0].to_dict())
+    named = [f"{name} {getattr(said, name)}" for name in said.differences(Recipe())]
     return "; ".join(named) or "published (AbsTopK, rows as they are, PyTorch's own start, no revival of dead features)"
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thought_saes.saes.topk_sae import (
+from thought_saes.saes.moments import (
     CHUNK_ROWS,
     Moments,
-    TopKSAE,
     chunks,
     explained_variance,
     fraction_of_variance_unexplained,
     ratio,
 )
+from thought_saes.saes.sae import SparseAutoencoder
 
 
 def score(x: Tensor, reconstruct: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -43,7 +43,7 @@ def covariance(x: Tensor, mean: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def measure_baselines(
-    x_train: Tensor, x_validation: Tensor, k_values: Sequence[int], untrained: Iterable[TopKSAE]
+    x_train: Tensor, x_validation: Tensor, k_values: Sequence[int], untrained: Iterable[SparseAutoencoder]
 ) -> dict[str, Any]:
     """The baselines of one cell under their names in its file; x_train and x_validation are (n, input_dim).
 

@@ -16,11 +16,16 @@ from torch import Tensor
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.machine import free_bytes
 from thought_saes.common.text import in_bytes
-from thought_saes.results.names import SaeKey
-from thought_saes.saes.topk_sae import TopKSAE, evaluate, n_weights
-from thought_saes.training.run import baselines_of, epoch_orders, load_cells, seeded_sae, train_saes
+from thought_saes.saes.measures import evaluate
+from thought_saes.saes.sae import SparseAutoencoder, n_weights
+from thought_saes.training.baselines import baselines_of
+from thought_saes.training.config import TrainConfig
+from thought_saes.training.jobs import Job, MeasureCell, TrainSaes
+from thought_saes.training.plan import Plan, bytes_to_write
+from thought_saes.training.rows import load_cells
+from thought_saes.training.run import train_saes
 from thought_saes.training.stack import bytes_of_a_cell
-from thought_saes.training.task import Task, TrainConfig, bytes_to_write
+from thought_saes.training.start import epoch_orders, seeded_sae
 
 # A stack trains for an epoch, then for two, four and so on, until a run of it takes so long; on so many batches.
 CALIBRATION_SECONDS = 3.0
@@ -43,30 +48,40 @@ class Workers(NamedTuple):
     backend: str
 
 
-def describe(config: TrainConfig, cache: ActivationCache, tasks: Sequence[Task], n_done: int, workers: Workers) -> str:
+def describe(config: TrainConfig, cache: ActivationCache, plan: Plan, workers: Workers) -> str:
     """The run in words, without its time."""
-    n_saes = sum(task.n_saes for task in tasks)
-    cells = {part.cell for task in tasks for part in task.parts}
+    stacks = stacks_of(plan.jobs)
+    cells = {cell for job in plan.jobs for cell in job.cells}
     what = "metrics" if config.no_checkpoints else "checkpoints and metrics"
-    memory = max((worker_bytes(task, config, cache, workers) for task in tasks), default=0)
+    memory = max((worker_bytes(stack, config, cache, workers) for stack in stacks), default=0)
     return (
-        f"{n_saes:,} SAEs to train in {len(tasks):,} stacks on {workers.device}; {n_done:,} are done\n"
+        f"{plan.n_saes:,} SAEs to train in {len(stacks):,} stacks on {workers.device}; {plan.n_done:,} are done\n"
         f"cells: {len(cells):,}, each {cache.n_examples:,} x {cache.input_dim:,}\n"
-        f"disk: {in_bytes(bytes_to_write(config, cache.input_dim, tasks))} of {what} in {config.results}; "
+        f"disk: {in_bytes(bytes_to_write(config, cache.input_dim, plan.jobs))} of {what} in {config.results}; "
         f"{in_bytes(free_bytes(config.results))} free\n"
         f"memory: about {in_bytes(memory)} for each of {workers.n} workers"
     )
 
 
-def worker_bytes(task: Task, config: TrainConfig, cache: ActivationCache, workers: Workers) -> int:
-    """The memory that a worker needs for `task`: the device's, on the CPU with the process itself."""
-    n_cells, input_dim = len(task.parts), cache.input_dim
+def stacks_of(jobs: Sequence[Job]) -> list[TrainSaes]:
+    """Those of the jobs that train."""
+    return [job for job in jobs if isinstance(job, TrainSaes)]
+
+
+def worker_bytes(stack: TrainSaes, config: TrainConfig, cache: ActivationCache, workers: Workers) -> int:
+    """The memory that a worker needs for `stack`: the device's, on the CPU with the process itself."""
+    n_cells, input_dim = len(stack.parts), cache.input_dim
     if workers.backend == "fused":
-        of_an_sae = 4 * n_weights(input_dim, task.latent_dim) * FUSED_COPIES  # it trains one by one
-        return PROCESS_BYTES + n_cells * 4 * cache.n_examples * input_dim + of_an_sae
-    most = max(len(part.k_values) for part in task.parts)
-    of_a_cell = bytes_of_a_cell(most, cache.n_examples, input_dim, task.latent_dim, config.batch_size)
+        return fused_worker_bytes(stack.latent_dim, cache, n_cells)
+    most = max(len(part.k_values) for part in stack.parts)
+    of_a_cell = bytes_of_a_cell(most, cache.n_examples, input_dim, stack.latent_dim, config.batch_size)
     return n_cells * of_a_cell + (PROCESS_BYTES if workers.device == "cpu" else 0)
+
+
+def fused_worker_bytes(latent_dim: int, cache: ActivationCache, n_cells: int = 1) -> int:
+    """The memory of a worker that trains SAEs one by one, compiled."""
+    of_an_sae = 4 * n_weights(cache.input_dim, latent_dim) * FUSED_COPIES
+    return PROCESS_BYTES + n_cells * 4 * cache.n_examples * cache.input_dim + of_an_sae
 
 
 def cells_that_fit(config: TrainConfig, cache: ActivationCache, latent_dim: int, workers: int, free: int | None) -> int:
@@ -82,43 +97,37 @@ def cells_that_fit(config: TrainConfig, cache: ActivationCache, latent_dim: int,
 
 
 def seconds_to_train(
-    tasks: Sequence[Task], config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
+    jobs: Sequence[Job], config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
 ) -> float:
-    """How long one worker would take for all `tasks`."""
-    seconds = 0.0
-    for latent_dim in {task.latent_dim for task in tasks}:
-        alike = [task for task in tasks if task.latent_dim == latent_dim and task.n_saes]
-        if alike:
-            of_one = seconds_of_a_stack(alike[0], config, cache, device, backend)
-            seconds += of_one * sum(task.n_saes for task in alike) / alike[0].n_saes
-    with_baselines = [part for task in tasks for part in task.parts if part.baselines]
-    if with_baselines:
-        x_train, x_validation = (x[0] for x in load_cells(cache, with_baselines[:1], device))
+    """How long one worker would take for all `jobs`."""
+    seconds, stacks = 0.0, stacks_of(jobs)
+    for latent_dim in {stack.latent_dim for stack in stacks}:
+        alike = [stack for stack in stacks if stack.latent_dim == latent_dim]
+        of_one = seconds_of_a_stack(alike[0], config, cache, device, backend)
+        seconds += of_one * sum(stack.n_saes for stack in alike) / alike[0].n_saes
+    measured = [job for job in jobs if isinstance(job, MeasureCell)]
+    if measured:
         started = time.perf_counter()
-        baselines_of(with_baselines[0], x_train, x_validation, config)
-        seconds += (time.perf_counter() - started) * len(with_baselines)
+        baselines_of(measured[0].cell, measured[0].latent_dims, config, cache, device)
+        seconds += (time.perf_counter() - started) * len(measured)
     return seconds
 
 
 def seconds_of_a_stack(
-    task: Task, config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
+    stack: TrainSaes, config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
 ) -> float:
     """Training the stack and measuring its SAEs."""
-    x_train, x_validation = load_cells(cache, task.parts, device)
-    cells = [cell for cell, part in enumerate(task.parts) for _ in part.k_values]
+    x_train, x_validation = load_cells(cache, stack.cells, device)
+    members = [(cell, key) for cell, part in enumerate(stack.parts) for key in part.keys]
 
-    def train(x: Tensor, epochs: int) -> tuple[float, list[TopKSAE]]:
-        saes = [
-            seeded_sae(cache.input_dim, SaeKey(part.cell, part.latent_dim, k), config.seed)
-            for part in task.parts
-            for k in part.k_values
-        ]
+    def train(x: Tensor, epochs: int) -> tuple[float, list[SparseAutoencoder]]:
+        saes = [seeded_sae(cache.input_dim, key, config.seed, config.variant) for _, key in members]
 
         def orders(cell: int) -> Iterator[np.ndarray]:
-            return epoch_orders(x.shape[1], epochs, config.seed, task.parts[cell].cell)
+            return epoch_orders(x.shape[1], epochs, config.seed, stack.cells[cell])
 
         started = time.perf_counter()
-        train_saes(saes, cells, x, orders, config, backend, on_epochs=lambda n: None)
+        train_saes(saes, [cell for cell, _ in members], x, orders, config, backend, on_epochs=lambda n: None)
         return time.perf_counter() - started, saes
 
     train(x_train[:, : config.batch_size], epochs=1)  # the first time everything is slow
@@ -132,7 +141,7 @@ def seconds_of_a_stack(
         pace = max(0.0, longer - seconds) / n_more
         epochs, seconds = epochs + n_more, longer
     started = time.perf_counter()
-    evaluate(saes[0], x_train[cells[0]], x_validation[cells[0]])
+    evaluate(saes[0], x_train[members[0][0]], x_validation[members[0][0]])
     return seconds + pace * (n_all - epochs) + (time.perf_counter() - started) * len(saes)
 
 

@@ -180,12 +180,13 @@ def take(stack: Stack, places: Sequence[int], live: Sequence[Tensor]) -> Stack:
         ]
 
     k_values = tuple(stack.k_values[place] for place in places)
-    return Stack(k_values, stack.cell[list(places)], *map(copied, stack[2:]))
+    weights, first, second = map(copied, stack.tensors)
+    return Stack(k_values, stack.cell[list(places)], weights, first, second, stack.variant)
 
 
 def put_back(small: Stack, index: int, live: Tensor, stack: Stack, place: int, n_steps: int) -> None:
     """Copy an SAE's live features to its place in the stack; the moments of others decay by as many steps."""
-    for tensors, smalls, decay in zip(stack[2:], small[2:], (1, BETA1**n_steps, BETA2**n_steps), strict=True):
+    for tensors, smalls, decay in zip(stack.tensors, small.tensors, (1, BETA1**n_steps, BETA2**n_steps), strict=True):
         for tensor, part, axis in zip(tensors, smalls, FEATURE_AXES, strict=True):
             if axis is None:
                 tensor[place].copy_(part[index])

@@ -1,4 +1,4 @@
-"""Train a stack of TopK SAEs in plain PyTorch, on any device: the readable reference for every other trainer.
+"""Train a stack of SAEs in plain PyTorch, on any device: the readable reference for every other trainer.
 
 On a GPU a step of a single SAE is too short to be worth its launches, so a stack may span every k and many
 (layer, position). Nothing within an epoch waits for the device or copies to it: the rows are there, and the
@@ -8,7 +8,6 @@ epoch's orders come over once.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from thought_saes.saes.topk_sae import TopKSAE, n_weights
+from thought_saes.saes.sae import SparseAutoencoder, n_weights
+from thought_saes.saes.variants import VARIANTS
 
 
 class Trained(NamedTuple):
@@ -24,6 +24,7 @@ class Trained(NamedTuple):
 
     finite: bool  # whether its loss stayed finite
     seconds: float  # in a stack: its share
+    backend: str  # 'torch' or 'fused'
 
 
 @contextmanager
@@ -50,11 +51,17 @@ class Stack(NamedTuple):
     weights: list[Tensor]
     first_moments: list[Tensor]
     second_moments: list[Tensor]
+    variant: str
 
     def part(self, places: slice) -> "Stack":
         """Some of the SAEs, in the same memory."""
-        tensors = ([tensor[places] for tensor in tensors] for tensors in self[2:])
-        return Stack(self.k_values[places], self.cell[places], *tensors)
+        weights, first, second = ([tensor[places] for tensor in tensors] for tensors in self.tensors)
+        return Stack(self.k_values[places], self.cell[places], weights, first, second, self.variant)
+
+    @property
+    def tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The weights and their first and second moments."""
+        return self.weights, self.first_moments, self.second_moments
 
     def parameters(self, place: int) -> tuple[Tensor, ...]:
         """The weights of one SAE, in the same memory, as nn.Linear has them."""
@@ -75,6 +82,7 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: flo
 
     `steps` were taken before. Nothing here waits for the device or copies to it.
     """
+    variant = VARIANTS[stack.variant]
     n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
     W_enc, b_enc, W_dec, b_dec = weights = [weight.detach().requires_grad_() for weight in stack.weights]
     optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
@@ -87,8 +95,7 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: flo
     for rows in order.split(batch_size, dim=1):
         batch = x[stack.cell[:, None], rows]  # (n_sae, batch, input_dim)
         pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
-        selected, smallest = select(pre_acts.detach(), stack.k_values)
-        latents = torch.where(selected, pre_acts, 0)
+        latents, selected, smallest = variant.encode(pre_acts, stack.k_values, {})
         reconstruction = torch.baddbmm(b_dec, latents, W_dec)
         losses = mse_loss(reconstruction, batch, reduction="none").mean(dim=(1, 2))  # (n_sae,)
         optimizer.zero_grad()
@@ -100,28 +107,12 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: flo
     return Epoch(loss_sum.isfinite(), fired, kth)
 
 
-def select(pre_acts: Tensor, k_values: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Whether an entry of pre_acts (n_sae, batch, latent_dim) is among the k of largest magnitude of its row.
-
-    And the smallest magnitude that is, (n_sae, batch). k_values (n_sae,) ascend.
-    """
-    selected = torch.zeros_like(pre_acts, dtype=torch.bool)
-    smallest = []
-    for k, same in groupby(range(len(k_values)), key=k_values.__getitem__):
-        first, *rest = same
-        places = slice(first, first + 1 + len(rest))
-        top = pre_acts[places].abs().topk(k, dim=-1, sorted=False)
-        selected[places].scatter_(-1, top.indices, True)
-        smallest.append(top.values.amin(dim=-1))
-    return selected, torch.cat(smallest)
-
-
 EpochRunner = Callable[[Stack, Tensor, Tensor, int, float, int], Epoch]  # as `train_epoch`
 
 
 @tf32_allowed()
 def train_stack(
-    saes: Sequence[TopKSAE],
+    saes: Sequence[SparseAutoencoder],
     cells: Sequence[int],
     x: Tensor,
     orders: Iterator[np.ndarray],
@@ -155,16 +146,17 @@ def train_stack(
                 parameter.copy_(weight)
     seconds = (time.perf_counter() - started) / len(saes)
     is_finite = dict(zip(by_k, finite.tolist(), strict=True))
-    return [Trained(is_finite[index], seconds) for index in range(len(saes))]
+    return [Trained(is_finite[index], seconds, "torch") for index in range(len(saes))]
 
 
 @torch.no_grad()
-def make_stack(saes: Sequence[TopKSAE], cells: Sequence[int], device: torch.device) -> Stack:
+def make_stack(saes: Sequence[SparseAutoencoder], cells: Sequence[int], device: torch.device) -> Stack:
     """The stack of `saes`, which are in the order of their k, before any step."""
     input_dim, latent_dim = saes[0].input_dim, saes[0].latent_dim
     shapes = (input_dim, latent_dim), (1, latent_dim), (latent_dim, input_dim), (1, input_dim)
-    tensors = ([torch.zeros(len(saes), *shape, device=device) for shape in shapes] for _ in range(3))
-    stack = Stack(tuple(sae.k for sae in saes), torch.tensor(cells, device=device), *tensors)
+    weights, first, second = ([torch.zeros(len(saes), *shape, device=device) for shape in shapes] for _ in range(3))
+    cell = torch.tensor(cells, device=device)
+    stack = Stack(tuple(sae.k for sae in saes), cell, weights, first, second, saes[0].variant.name)
     for place, sae in enumerate(saes):
         for weight, parameter in zip(stack.parameters(place), sae.parameters(), strict=True):
             weight.copy_(parameter)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numba.core.errors import NumbaError
 
-from thought_saes.saes.topk_sae import TopKSAE
+from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.adam import Rates
 from thought_saes.training.fused.optimizer import SAEArrays
 from thought_saes.training.fused.selection import RULES, Selection
@@ -80,7 +80,7 @@ def as_selection(selection: Selection | int) -> Selection:
 
 
 def train_sae(
-    sae: TopKSAE,
+    sae: SparseAutoencoder,
     x: torch.Tensor,
     orders: Iterable[IntArray],
     batch_size: int,
@@ -109,7 +109,7 @@ def train_sae(
         trained = trainer.result()
     for parameter, weight in zip(parameters, trained._replace(W_dec=trained.W_dec.T), strict=True):
         parameter.data = torch.from_numpy(np.ascontiguousarray(weight))
-    return Trained(finite, time.perf_counter() - started)
+    return Trained(finite, time.perf_counter() - started, "fused")
 
 
 def try_out() -> None:

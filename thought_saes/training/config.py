@@ -1,0 +1,111 @@
+"""The flags that every training takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from thought_saes.common.errors import InputError
+from thought_saes.common.flags import (
+    MOST_THREADS,
+    Selection,
+    check_at_least,
+    check_at_most,
+    check_positive,
+    check_ray_address,
+    keep_once,
+    option,
+)
+from thought_saes.results.names import K_VALUES, LATENT_DIMS
+from thought_saes.results.recipe import Recipe, Run
+from thought_saes.saes.variants import VARIANTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `train_grid.py` and `train_all_layers_positions.py` both take; the fields of Recipe are among them."""
+
+    k_values: tuple[int, ...] = option(K_VALUES, help="latents kept per row, one SAE for each")
+    variant: str = option(Recipe.variant, choices=tuple(VARIANTS), help="how latents are chosen")
+    epochs: int = option(Recipe.epochs, help="passes over the training rows")
+    batch_size: int = option(Recipe.batch_size, help="rows per step; the last batch of an epoch may be short")
+    lr: float = option(Recipe.lr, help="learning rate of Adam")
+    seed: int = option(0, help="seed of the initial weights and of the batches")
+    activations: Path = option(Path("activations"), help="folder that extract_activations.py wrote")
+    results: Path = option(Path("results"), help="folder for the checkpoints and metrics")
+    device: str = option("auto", help="auto (CUDA, then MPS, then CPU), or a torch device such as cuda:1")
+    backend: str = option(
+        "auto",
+        choices=("auto", "torch", "fused"),
+        help="torch: plain PyTorch, on any device; fused: compiled for the CPU; auto: fused wherever it is faster",
+    )
+    overwrite: bool = option(False, help="train again what was trained with other settings")
+    no_checkpoints: bool = option(False, help="keep the metrics only; without this flag those SAEs train again")
+    dry_run: bool = option(False, help="say what would be trained, what it would take and for how long, and stop")
+
+    def __post_init__(self) -> None:
+        keep_once(self, "k_values")
+        check_at_least(self, 1, "k_values", "epochs", "batch_size")
+        check_at_least(self, 0, "seed")
+        check_positive(self, "lr")
+
+    def check_k(self, latent_dims: Sequence[int]) -> None:
+        """Raises InputError if a k is larger than a latent_dim."""
+        if max(self.k_values) > min(latent_dims):
+            raise InputError(f"k {max(self.k_values)} is larger than latent_dim {min(latent_dims)}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the SAEs are trained."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+
+    def run(self, fingerprint: str) -> Run:
+        """The identity of the SAEs of a cell whose activations have this fingerprint."""
+        return Run(self.recipe, self.seed, fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig(TrainConfig):
+    """The flags of `train_grid.py`."""
+
+    layer: int = option(help="the layer whose activations are reconstructed")
+    position: int = option(help="the thought position; 0 is the bot token")
+    latent_dim: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        keep_once(self, "latent_dim")
+        check_at_least(self, 0, "layer", "position")
+        check_at_least(self, 1, "latent_dim")
+        self.check_k(self.latent_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig(TrainConfig):
+    """The flags of `train_all_layers_positions.py`."""
+
+    layers: Selection = option(Selection("all", None), help="layers: all, 3, 0-5 or 0,7,14")
+    positions: Selection = option(Selection("all", None), help="thought positions: all, 3, 0-5 or 0,2,4")
+    latent_dims: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
+    workers: int | None = option(
+        None, help="processes that train side by side; by default 3 on a GPU, on the CPU at most one per core"
+    )
+    cells_per_stack: int | None = option(
+        None,
+        help="(layer, position) whose SAEs of one latent_dim train as one stack; what is killed in the middle of one "
+        "begins it anew; by default what fits the memory of a CUDA device, at most 8, and 1 elsewhere",
+    )
+    engine: str = option(
+        "local", choices=("local", "ray"), help="local: processes on this machine; ray: tasks on a Ray cluster"
+    )
+    ray_address: str = option("local", help="local: Ray on this machine only; auto, or host:port: a cluster's")
+    gpus_per_task: float = option(1 / 3, help="GPUs of each task on Ray; three share one by default")
+    cpus_per_task: int = option(1, help="cores, and threads, of each task on Ray that trains on the CPU")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        keep_once(self, "latent_dims")
+        check_at_least(self, 1, "latent_dims", "workers", "cells_per_stack", "cpus_per_task")
+        check_at_most(self, MOST_THREADS, "workers", "cpus_per_task")
+        check_positive(self, "gpus_per_task")
+        check_ray_address(self)
+        self.check_k(self.latent_dims)
