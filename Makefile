@@ -8,6 +8,8 @@ demo: .venv/installed
 		--batch-size 128 --activations $(RUN)/activations
 	.venv/bin/python train_all_layers_positions.py --latent-dims 128 256 512 \
 		--activations $(RUN)/activations --results $(RUN)/results
+	.venv/bin/python interpret_features.py --latent-dim 256 --all-configurations \
+		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python demo/tell_findings.py --results $(RUN)/results

@@ -73,7 +73,7 @@ def main() -> int:
         }
         features, scores = join_parts(parts, matches, chosen, output, facts)
         index = write_explorer(output, features, scores, examples)
-    print(f"{coverage_in_words(scores)}\n{best_finding(features)}\nOpen {index} in a browser.")
+    print(f"{coverage_in_words(scores)}\n{best_finding(features, scores)}\nOpen {index} in a browser.")
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Say in three sentences what the demo found, and where its figures are.
+"""Say in three sentences what the demo found, where its figures are, and which feature tells a concept best.
 
     python demo/tell_findings.py [--results demo/run/results]
 
-Reads `measurements.json` of the demo model and `analysis_summary.json` of the grid; computes nothing of its own.
+Reads `measurements.json` of the demo model, `analysis_summary.json` of the grid and the tables of its features;
+computes nothing of its own.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json
 from thought_saes.common.flags import option, parse_config
 from thought_saes.common.text import count
+from thought_saes.features import load_features
+from thought_saes.features.findings import best_finding
+from thought_saes.features.summary import SCORES_FILE
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ def main() -> int:
     print(f"The report is {config.results / 'report.md'}; the figures are beside it:")
     for figure in sorted(config.results.glob("*.png")):
         print(f"   {figure}")
+    if (features := config.results / "features").is_dir():
+        print(best_finding(load_features(features).features, read_json(config.results / SCORES_FILE)))
+        print(f"See it, and every other feature: open {features / 'index.html'} in a browser.")
     return 0
 
 

@@ -42,13 +42,15 @@ def coverage_in_words(scores: Mapping[str, Any]) -> str:
     )
 
 
-def best_finding(features: pd.DataFrame, position_0: str = "bot token") -> str:
-    """The half of highest F1 on the validation rows; of equal ones the one that fires most."""
-    told = features[features["f1"].notna()]
+def best_finding(features: pd.DataFrame, scores: Mapping[str, Any]) -> str:
+    """The half of highest F1 on the validation rows among those with a page; of equal ones the one that fires most."""
+    page = scores["metadata"]["page"]
+    shown = (features["latent_dim"] == page["latent_dim"]) & (features["k"] == page["k"])
+    told = features[shown & features["f1"].notna()]
     if told.empty:
         return "No feature fires for a known concept."
     best = told.sort_values(["f1", "density"], ascending=False, kind="stable").iloc[0]
-    where = place_in_words(best["layer"], best["position"], position_0)
+    where = place_in_words(best["layer"], best["position"], scores["metadata"]["position_0"])
     return (
         f"Feature {best['half']} at {where} (latent_dim {best['latent_dim']}, k {best['k']}) fires when "
         f"{concept_in_words(best['concept'])}: F1 {best['f1']:.2f} on questions it was not chosen on."

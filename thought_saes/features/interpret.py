@@ -2,7 +2,8 @@
 
 features.parquet        a row a half of every SAE looked at
 concepts.parquet        a row a concept x representation x cell (and SAE)
-concept_scores.json     coverage, monosemantic share and splitting of every SAE, with baselines and intervals
+coverage.csv            a row an SAE: its coverage beside the baselines
+concept_scores.json     coverage by families of concepts, monosemantic share, splitting; baselines, intervals
 parts/                  the same of each cell, by which a killed run resumes
 """
 
@@ -29,7 +30,8 @@ from thought_saes.features.cells import load_checkpoint, score_cell
 from thought_saes.features.collect import collect_entries, rows_of
 from thought_saes.features.concepts import Concepts
 from thought_saes.features.matches import Halved, best_matches, halve
-from thought_saes.features.tables import CONCEPTS, FEATURES, SCORES
+from thought_saes.features.summary import coverage_table
+from thought_saes.features.tables import CONCEPTS, COVERAGE, FEATURES, SCORES
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM, SaeKey, checkpoint_path
 
 CHECKPOINT = re.compile(r"pos(\d+)_layer(\d+)_d(\d+)_k(\d+)\.pt")
@@ -202,7 +204,7 @@ def page_name(cell: Cell) -> str:
 def join_parts(
     parts: Mapping[Cell, _Part], matches: Mapping[Cell, Mapping[str, Any]], chosen: Chosen, output: Path, facts: Any
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Write the three files of all cells; returns the halves and the scores."""
+    """Write the four files of all cells; returns the halves and the scores."""
     tables = []
     for cell, part in parts.items():
         table = pd.read_parquet(part.features)
@@ -222,4 +224,5 @@ def join_parts(
     write_bytes(output / FEATURES, to_parquet(features))
     write_bytes(output / CONCEPTS, to_parquet(concepts))
     write_json(output / SCORES, scores)
+    write_bytes(output / COVERAGE, coverage_table(scores).to_csv(index=False, float_format="%.4f").encode())
     return features, scores

@@ -8,6 +8,7 @@ import pandas as pd
 from thought_saes.common.errors import InputError
 
 FEATURES, CONCEPTS, SCORES = "features.parquet", "concepts.parquet", "concept_scores.json"
+COVERAGE = "coverage.csv"
 
 
 class Tables(NamedTuple):
