@@ -33,9 +33,12 @@ NUMBER = re.compile(r"-?\d+\.?\d*")
 RIDGE = 1e-2  # of the probe, per training row; the states are standardized
 
 
+DEFAULT_MODEL = Path("demo/model")
+
+
 @dataclass(frozen=True)
 class MeasureConfig:
-    model: Path = option(Path("demo/model"), help="folder that train_demo_model.py wrote")
+    model: Path = option(DEFAULT_MODEL, help="folder that train_demo_model.py wrote")
     n_problems: int = option(2000, help="test problems, all different; the numbers of steps occur about equally often")
     n_probe: int = option(4000, help="training problems of the largest number of steps that the probes are fitted on")
     batch_size: int = option(256, help="problems that run together")
@@ -194,24 +197,27 @@ def falls(accuracy: dict[str, Any], name: str) -> str:
     return " and ".join(f"{100 * (row['own'] - row[name]):.0f}" for row in rows)
 
 
-def readme(training: dict[str, Any], accuracy: dict[str, Any], probes: dict[str, Any]) -> str:
+def readme(
+    training: dict[str, Any], accuracy: dict[str, Any], probes: dict[str, Any], model: Path = DEFAULT_MODEL
+) -> str:
     """The model's README, in Markdown."""
     settings, longest = training["settings"], training["settings"]["max_steps"]
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     last = len(probes["accuracy"]) - 1
+    where = "" if model == DEFAULT_MODEL else f" --model {model} --n-problems {accuracy['n_problems']}"
     paragraphs = [
-        "# The demo model",
+        "# An early state of the demo model" if "stop_at" in settings else "# The demo model",
         f"A LLaMA of {settings['layers']} layers, width {settings['width']} and {training['parameters']:,} parameters, "
         "which solves short arithmetic word problems in six continuous thoughts.",
         f"**Data**: problems of one to {longest} steps that `demo/problems.py` makes, fresh ones in every batch. "
         "**Training**: from a random start as CODI trains (arXiv 2502.21074), with the value after every step "
         "supervised as in SIM-CoT (arXiv 2509.20317); `demo/train_demo_model.py` says how. The model has fewer layers "
         "than a long problem has steps: it cannot answer in one pass over the question, but needs its thoughts.",
-        f"```sh\npython demo/train_demo_model.py {flags}\npython demo/measure_demo_model.py\n```",
+        f"```sh\npython demo/train_demo_model.py {flags}\npython demo/measure_demo_model.py{where}\n```",
         f"The training took {training['seconds'] / 60:.0f} minutes, {count(training['threads'], 'CPU thread')} of a "
         "shared server. The second command measured what follows and wrote this file; the numbers are in "
-        f"`{MEASUREMENTS_FILE}`. `extract_activations.py --model demo/model` and "
-        "`LatentReasoner.load('demo/model')` load the model.",
+        f"`{MEASUREMENTS_FILE}`. `extract_activations.py --model {model}` and "
+        f"`LatentReasoner.load('{model}')` load the model.",
         "## What it can do",
         "Problems of the test split, which shares none with the training split, in whatever words:",
         accuracy_table(accuracy),
@@ -244,7 +250,7 @@ def main() -> int:
     accuracy = measure_accuracy(reasoner, config, max_steps)
     probes = measure_probes(reasoner, config, max_steps)
     write_json(config.model / MEASUREMENTS_FILE, {"accuracy": accuracy, "probes": probes})
-    write_bytes(config.model / "README.md", readme(training, accuracy, probes).encode())
+    write_bytes(config.model / "README.md", readme(training, accuracy, probes, config.model).encode())
     print(accuracy_table(accuracy))
     print(best_probe_table(probes))
     return 0

@@ -1,0 +1,65 @@
+"""predict_errors.py through its command line: the file it writes, and what it refuses."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import predict_errors
+from demo.problems import make_problem
+from tests.helpers.paths import ROOT
+from tests.helpers.substitution import as_examples, write_cache, write_saes
+from thought_saes.downstream.answering import ANSWERS_FILE, KEYS, answer_questions, write_answers
+from thought_saes.models.reasoner import LatentReasoner
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Activations of the early demo model on two sets of problems, its answers to the second, and SAEs."""
+    folder = tmp_path_factory.mktemp("errors")
+    reasoner = LatentReasoner.load(str(ROOT / "demo/model_early"))
+    rng = random.Random(0)
+    for split, n in (("train", 40), ("test", 120)):
+        problems = [make_problem(rng, split, 6) for _ in range(n)]
+        examples = as_examples([p.question for p in problems], [str(p.answer) for p in problems])
+        cache = write_cache(folder / split, reasoner, examples, [1], [2])
+        if split == "train":
+            write_saes(folder / "results", cache, [16], [2, 3, 4])
+        else:
+            write_answers(folder / split, answer_questions(reasoner, examples, 40))
+    return folder
+
+
+def flags(ready: Path) -> list[object]:
+    return ["--activations", ready / "test", "--training", ready / "train", "--results", ready / "results"]
+
+
+def test_the_early_model_errs_and_the_file_answers_the_published_question(ready: Path, call: Call) -> None:
+    answers = [json.loads(line) for line in (ready / "test" / ANSWERS_FILE).read_text().splitlines()]
+    assert all(tuple(answer) == KEYS for answer in answers)
+    assert 0.5 < sum(answer["correct"] for answer in answers) / len(answers) < 0.9
+    code, _, err = call(predict_errors.main, *flags(ready), "--repeats", 1)
+    assert code == 0, err
+    content = json.loads((ready / "results/error_prediction.json").read_text())
+    kinds = [record["features"] for record in content["records"]]
+    assert sorted(kinds) == ["pca"] * 3 + ["raw", "reconstruction"] + ["sae"] * 3 + ["untrained"]
+    for record in content["records"]:
+        assert record["auroc_interval"][0] <= record["auroc"] <= record["auroc_interval"][1]
+    assert content["published_question"]["n_configurations"] == 3
+    assert content["n_wrong"] == sum(not answer["correct"] for answer in answers)
+
+
+def test_bad_input_is_one_line(ready: Path, call: Call, tmp_path: Path) -> None:
+    for words, message in (
+        (["--activations", tmp_path / "nowhere"], "no activations at"),
+        (["--results", tmp_path / "nowhere"], "no results at"),
+        (["--activations", ready / "train"], f"{ANSWERS_FILE} is missing: give --model"),
+        (["--k-values", 2], "1 SAEs are chosen"),
+    ):
+        code, _, err = call(predict_errors.main, *flags(ready), *words)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
