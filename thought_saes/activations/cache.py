@@ -12,6 +12,7 @@ rows are split by the same rule.
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -93,6 +94,14 @@ class ActivationCache:
             raise InputError(f"{path} is {array.shape}, other cells are {expected}")
         return array
 
+    def blocks(self, cell: Cell) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of a cell in order, some at a time: (the first one's number, (n, input_dim)).
+
+        Each block has a mapping of its own: pages of the file that were read do not stay in this process's memory.
+        """
+        for start in range(0, self.n_examples, ROWS_AT_A_TIME):
+            yield start, np.array(self.cell(cell)[start : start + ROWS_AT_A_TIME])
+
     def fingerprint(self, cell: Cell) -> str:
         """A hash of the cell's values and of the split: equal exactly when the same SAE would be trained.
 
@@ -104,8 +113,8 @@ class ActivationCache:
             digest.update(rows.astype("<i8").tobytes())
         bad_rows: list[int] = []
         n_bad = 0
-        for start in range(0, len(array), ROWS_AT_A_TIME):
-            chunk = np.ascontiguousarray(array[start : start + ROWS_AT_A_TIME])
+        for start, block in self.blocks(cell):
+            chunk = np.ascontiguousarray(block)
             digest.update(chunk.data)
             finite = np.isfinite(chunk)
             if not finite.all():

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from thought_saes.common.errors import InputError
-from thought_saes.common.files import only_writer, read_json, write_bytes
+from thought_saes.common.files import only_writer, write_bytes
 from thought_saes.common.text import without_path
 from thought_saes.exports.card import Listed, folder_name, model_card
 from thought_saes.exports.library import Exported, Library, Origin
 from thought_saes.exports.weights import Weights
-from thought_saes.results.names import SaeKey, checkpoint_path, metrics_path, plan_path
+from thought_saes.results.names import SaeKey, checkpoint_path
+from thought_saes.results.store import Results
 from thought_saes.saes.checkpoint import load_sae
 
 CARD = "README.md"
@@ -20,10 +20,10 @@ CARD = "README.md"
 
 def read_origin(results: Path, key: SaeKey) -> Origin:
     """What the folder says of where an SAE comes from. Raises InputError if one of its files is damaged."""
-    about: dict[str, Any] = read_json(plan_path(results)) if plan_path(results).exists() else {}
-    metrics = metrics_path(results, key.cell, key.latent_dim)
-    metadata = read_json(metrics)["metadata"] if metrics.exists() else {}
-    return Origin(without_path(about.get("model")), without_path(about.get("dataset")), metadata.get("position_0"))
+    there = Results(results)
+    about, metrics = there.plan(), there.metrics(key.cell, key.latent_dim)
+    position_0 = metrics.metadata.get("position_0") if metrics else None
+    return Origin(without_path(about.get("model")), without_path(about.get("dataset")), position_0)
 
 
 def load(results: Path, key: SaeKey) -> Exported:

@@ -9,12 +9,12 @@ file:
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from thought_saes.common.errors import InputError
+from thought_saes.saes.sae import SparseAutoencoder
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Weights:
     group_sizes: tuple[int, ...] = ()  # of a Matryoshka SAE, summing to L
 
     @classmethod
-    def of(cls, sae: Any) -> "Weights":
+    def of(cls, sae: SparseAutoencoder) -> "Weights":
         """Raises InputError if the SAE holds a threshold below 0: behind it lies what no library's ReLU lets out."""
         state = {name: value.detach().cpu().double() for name, value in sae.state_dict().items()}
         latent_dim = sae.latent_dim
         return cls(
-            variant="abstopk",
+            variant=sae.variant.name,
             k=sae.k,
             W_enc=state["encoder.weight"],
             b_enc=state["encoder.bias"],

@@ -43,11 +43,15 @@ def save_sae(sae: SparseAutoencoder, path: Path) -> None:
 
 
 def load_sae(path: Path | str, device: torch.device | str = "cpu") -> SparseAutoencoder:
-    """The SAE of a checkpoint, of any variant; its weights need no gradients.
+    """The SAE of a checkpoint, of any variant, or of a SAELens folder; its weights need no gradients.
 
     A file that names no variant is the experiment's. Raises FileNotFoundError, or ValueError if the file is damaged
     or holds no SAE.
     """
+    from thought_saes.saes.saelens import is_saelens, read_saelens  # which makes SAEs with this module
+
+    if is_saelens(path):
+        return read_saelens(path, device)
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             content = torch.load(path, map_location=device, weights_only=True)

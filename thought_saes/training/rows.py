@@ -3,23 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.saes.moments import CHUNK_ROWS
 
 
 def load_cells(cache: ActivationCache, cells: Sequence[Cell], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The training and the validation rows of every cell, (n_cells, n, input_dim) each, in float32."""
+    """The training and the validation rows of every cell, (n_cells, n, input_dim) each, in float32.
+
+    A file is read once, from its start to its end, and takes no memory beside the rows.
+    """
     loaded = [torch.empty(len(cells), len(rows), cache.input_dim, device=device) for rows in cache.split]
+    places = [np.full(cache.n_examples, -1) for _ in cache.split]  # where a row of the file goes
+    for place, rows in zip(places, cache.split, strict=True):
+        place[rows] = np.arange(len(rows))
     for index, cell in enumerate(cells):
-        array = cache.cell(cell)
-        for x, rows in zip(loaded, cache.split, strict=True):
-            for start in range(0, len(rows), CHUNK_ROWS):  # no second copy of all rows
-                chunk = array[rows[start : start + CHUNK_ROWS]]
-                x[index, start : start + CHUNK_ROWS] = torch.from_numpy(chunk)
+        for start, block in cache.blocks(cell):
+            for x, place in zip(loaded, places, strict=True):
+                to = place[start : start + len(block)]
+                wanted = to >= 0
+                x[index, torch.from_numpy(to[wanted]).to(device)] = torch.from_numpy(block[wanted]).to(device).float()
     return loaded[0], loaded[1]
 
 
