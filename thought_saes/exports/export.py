@@ -38,6 +38,17 @@ def load(results: Path, key: SaeKey) -> Exported:
     return Exported(key, Weights.of(sae), sae.config, sae.metrics, read_origin(results, key))
 
 
+def write_sae(sae: Exported, library: Library, folder: Path) -> list[str]:
+    """Write the files of one SAE, the config last, and return their names. Raises what `Library.files` does."""
+    files = library.files(sae)
+    folder.mkdir(parents=True, exist_ok=True)
+    *_, config = files
+    (folder / config).unlink(missing_ok=True)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    return list(files)
+
+
 def export(results: Path, keys: Sequence[SaeKey], library: Library, output: Path, repository: str) -> list[str]:
     """Write a folder for each SAE and the model card; return the names of all files, relative to `output`.
 
@@ -49,14 +60,7 @@ def export(results: Path, keys: Sequence[SaeKey], library: Library, output: Path
     with only_writer(output):
         for key in tqdm(keys, unit="SAE", desc=f"writing for {library.title}"):
             sae = load(results, key)
-            files = library.files(sae)
-            folder = output / folder_name(key)
-            folder.mkdir(exist_ok=True)
-            *_, config = files
-            (folder / config).unlink(missing_ok=True)
-            for name, content in files.items():
-                write_bytes(folder / name, content)
-                names.append(f"{folder.name}/{name}")
+            names += [f"{folder_name(key)}/{name}" for name in write_sae(sae, library, output / folder_name(key))]
             listed.append(Listed(sae))
         write_bytes(output / CARD, model_card(listed, library, repository).encode())
     return [*names, CARD]
