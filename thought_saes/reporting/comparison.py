@@ -1,0 +1,68 @@
+"""A comparison of recipes as Markdown."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from thought_saes.analysis.recipes import Difference, common, differences, summary, winners
+from thought_saes.common.text import number, of, percent
+from thought_saes.reporting.tables import lean
+
+
+def verdict(one: Difference) -> str:
+    """Which of the two is better at one k, as far as the interval says."""
+    if one.high < 1:
+        return f"{one.second} is better"
+    return f"{one.first} is better" if one.low > 1 else "not told apart"
+
+
+def compare(recipes: Mapping[str, pd.DataFrame]) -> str:
+    """Tables of what each recipe gives by k, who wins how many cells, and the paired differences with the first."""
+    shared = common(recipes)
+    rows = [
+        [
+            str(row.k),
+            row.recipe,
+            str(row.saes),
+            number(row.error),
+            number(row.relative, ".2f"),
+            of(row.cells_below_pca, row.cells) if row.cells else "-",
+            percent(row.dead),
+            of(row.collapsed, row.can_collapse),
+            number(row.alive, ".1f"),
+            number(row.gap, ".3f"),
+            number(row.seconds, ".2f"),
+        ]
+        for row in summary(shared).itertuples()
+    ]
+    headers = ["k", "recipe", "SAEs", "mean fvu", "median of PCA's", "cells below PCA", "dead", "collapsed"]
+    headers += ["alive", "fvu / fvu_train", "seconds"]
+    found = differences(shared)
+    paired = [
+        [
+            str(one.k),
+            one.second,
+            number(one.ratio, ".3f"),
+            f"{number(one.low, '.3f')} to {number(one.high, '.3f')}",
+            of(one.wins, one.cells),
+            verdict(one),
+        ]
+        for one in found
+    ]
+    base = next(iter(shared))
+    won = winners(shared)
+    wins = [[str(k), *(str(won.loc[k, name]) for name in won.columns)] for k in won.index]
+    parts = [
+        f"# {' against '.join(shared)}",
+        f"Of the {len(shared[base]):,} SAEs of {base} that all have, of the same seeds where any are shared.",
+        lean(headers, rows, words=2),
+        "Cells won, by the lowest fvu over latent_dim:",
+        lean(["k", *won.columns], wins),
+    ]
+    if paired:
+        parts += [
+            f"Paired by configuration with {base}: the geometric mean of fvu over its fvu (below 1: better), with a "
+            "95 % interval from resampling cells:",
+            lean(["k", "recipe", f"fvu / {base}'s", "interval", "cells in which it is lower", "so"], paired, words=2),
+        ]
+    return "\n\n".join(parts)
