@@ -66,7 +66,7 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / SUMMARY, summary | {"config": record, "versions": versions})
     write_bytes(output / REPORT, report.encode())
-    write_bytes(output / CSV, study.configs.to_csv(index=False, float_format="%.6g").encode())
+    write_bytes(output / CSV, study.configs.to_csv(index=False, float_format="%.4g").encode())
     print(f"{describe(summary, grid)}\n\nwritten: {names}")
     return 0
 

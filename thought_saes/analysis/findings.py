@@ -29,7 +29,7 @@ class Reason(Enum):
 
     COLLAPSED = "every one has collapsed or has no finite fvu"
     MEAN = "none is better than predicting the mean"
-    PCA = "PCA of the same k is better in every cell"
+    PCA = "none that has not collapsed is better than PCA of the same k"
 
 
 class Recommendation(NamedTuple):
