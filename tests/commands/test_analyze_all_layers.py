@@ -304,11 +304,11 @@ def test_a_slice_that_the_grid_cannot_have_is_refused(
     ("content", "message"),
     [
         ('{"metadata": {"pos', "is not readable JSON"),
-        ("[]", "is no metrics file of the grid"),
-        ('{"metadata": {"layer": 0, "position": 0}, "results": {"1024": {"20": {}}}}', "has no explained_variance"),
+        ("[]", "it is a list of 0 values, not an object"),
+        ('{"metadata": {"layer": 0, "position": 0}, "results": {"1024": {"20": {}}}}', "explained_variance is missing"),
         (
             '{"metadata": {"layer": 0, "position": 0}, "results": {"1024": {"20": {"explained_variance": "high"}}}}',
-            "explained_variance that is no number",
+            'explained_variance is "high", not a number',
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from thought_saes.common.schema import Count, Counted, Number, Record, Whole
 
@@ -113,10 +113,10 @@ class GridPlan(Record):
     """What the runs into the folder set out to train: it may be removed, and is then what is there."""
 
     file: ClassVar[str] = "results/grid_plan.json"
-    layer: Annotated[list[Count] | None, Meta(description="layers")] = None
-    position: Annotated[list[Count] | None, Meta(description="thought positions")] = None
-    latent_dim: Annotated[list[Count] | None, Meta(description="features of the SAEs")] = None
-    k: Annotated[list[Count] | None, Meta(description="latents kept per row")] = None
+    layer: Annotated[list[Count], Meta(description="layers")] = field(default_factory=list)
+    position: Annotated[list[Count], Meta(description="thought positions")] = field(default_factory=list)
+    latent_dim: Annotated[list[Count], Meta(description="features of the SAEs")] = field(default_factory=list)
+    k: Annotated[list[Count], Meta(description="latents kept per row")] = field(default_factory=list)
     model: Annotated[str | None, Meta(description="the model of the activations")] = None
     dataset: Annotated[str | None, Meta(description="their questions")] = None
     dataset_split: Annotated[str | None, Meta(description="the data set's part")] = None
@@ -127,13 +127,13 @@ class LastRun(Record):
     """What the last run of the whole grid into the folder took."""
 
     file: ClassVar[str] = "results/last_run.json"
-    n_trained: Annotated[Count | None, Meta(description="SAEs trained")] = None
+    n_trained: Annotated[Count, Meta(description="SAEs trained")] = 0
     failures: Annotated[list[str] | None, Meta(description="what failed, a line each")] = None
     busy_seconds: Annotated[Number | None, Meta(description="seconds that workers had a task, summed")] = None
-    wall_seconds: Annotated[Number | None, Meta(description="seconds from first to last")] = None
+    wall_seconds: Annotated[Number, Meta(description="seconds from first to last")] = 0.0
     overhead: Annotated[Number | None, Meta(description="share of the time that workers had no task")] = None
     engine: Annotated[str | None, Meta(description="local or ray")] = None
-    workers: Annotated[Count | None, Meta(description="workers")] = None
+    workers: Annotated[Count, Meta(description="workers")] = 1
     threads: Annotated[Count | None, Meta(description="threads of each")] = None
     device: Annotated[str | None, Meta(description="device")] = None
     backend: Annotated[str | None, Meta(description="torch, fused or auto")] = None

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from thought_saes.activations.cell import Cell
-from thought_saes.common.errors import DamagedFile, InputError
+from thought_saes.common.errors import DamagedFile
 from thought_saes.common.files import read_json, write_json
+from thought_saes.common.schema import Record, check
+from thought_saes.results.formats import BaselinesContent, GridPlan, LastRun, MetricsContent
 from thought_saes.results.names import (
     AXES,
     SaeKey,
@@ -27,7 +29,7 @@ from thought_saes.results.names import (
     metrics_path,
     plan_path,
 )
-from thought_saes.results.recipe import Run
+from thought_saes.results.recipe import Recipe, Run
 from thought_saes.saes.sae import SparseAutoencoder
 
 SHARED = ("backend", "device", "versions")  # also said once in a file whose SAEs all agree on it
@@ -49,32 +51,17 @@ class MetricsFile:
     @classmethod
     def of(cls, path: Path, content: Any) -> "MetricsFile":
         """Raises DamagedFile if `content` is no metrics file's."""
-
-        def check(holds: bool, what: str) -> None:
-            if not holds:
-                raise DamagedFile(f"{path} is no metrics file of the grid: {what}")
-
-        check(isinstance(content, dict), "it is no JSON object")
-        metadata, results = content.get("metadata"), content.get("results")
-        check(isinstance(metadata, dict), "it has no 'metadata' object")
-        check(isinstance(results, dict), "it has no 'results' object")
-        for name in ("layer", "position"):
-            check(is_whole(metadata.get(name)), f"its {name} is {metadata.get(name)!r}, not a whole number")
-        check(len(results) == 1, f"its 'results' hold {len(results)} latent_dims, not one")
+        checked = check(content, MetricsContent, str(path))
+        metadata, results = content["metadata"], content["results"]
+        check(metadata, Recipe, f"{path}: metadata")
+        if len(results) != 1:
+            raise DamagedFile(f"{path}: results is of {len(results)} latent_dims, not of one")
         [(latent_dim, by_k)] = results.items()
-        check(latent_dim.isdecimal(), f"its latent_dim is {latent_dim!r}, not a whole number")
-        check(isinstance(by_k, dict), f"its latent_dim {latent_dim} holds no object")
-        for k, metrics in by_k.items():
-            check(k.isdecimal(), f"its k is {k!r}, not a whole number")
-            check(isinstance(metrics, dict), f"its k {k} holds no object")
-            check("explained_variance" in metrics, f"it has no explained_variance for latent_dim {latent_dim}, k {k}")
-        unkept = metadata.get("without_checkpoint", [])
-        check(isinstance(unkept, list) and all(map(is_whole, unkept)), "its without_checkpoint is no list of k")
         # Before provenance was recorded for each SAE, a file said it once.
         once = {name: metadata[name] for name in SHARED if name in metadata}
-        made = metadata.get("provenance", dict.fromkeys(by_k, once) if once else {})
-        check(isinstance(made, dict) and all(isinstance(one, dict) for one in made.values()), "its provenance is none")
-        check(all(k.isdecimal() for k in made), "its provenance is not by k")
+        made = checked.metadata.provenance
+        if made is None:
+            made = dict.fromkeys(by_k, once) if once else {}
         return cls(
             path=path,
             cell=Cell(metadata["layer"], metadata["position"]),
@@ -82,14 +69,9 @@ class MetricsFile:
             metadata=metadata,
             run=Run.of(metadata),
             by_k={int(k): metrics for k, metrics in by_k.items()},
-            without_checkpoint=frozenset(unkept),
+            without_checkpoint=frozenset(checked.metadata.without_checkpoint or ()),
             provenance={int(k): one for k, one in made.items()},
         )
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value of a file is a number of things, not below 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class Results:
@@ -116,11 +98,7 @@ class Results:
         return found
 
     def _read_metrics(self, path: Path) -> MetricsFile:
-        try:
-            content = read_json(path)
-        except InputError as problem:
-            raise DamagedFile(str(problem)) from problem
-        return MetricsFile.of(path, content)
+        return MetricsFile.of(path, read_json(path))
 
     def add(
         self,
@@ -171,17 +149,7 @@ class Results:
 
     def baselines(self, cell: Cell) -> dict[str, Any] | None:
         """What a cell's SAEs are compared with; None if it was not measured. Raises DamagedFile."""
-        path = baselines_path(self.folder, cell)
-        if not path.exists():
-            return None
-        try:
-            content = read_json(path)
-        except InputError as problem:
-            raise DamagedFile(str(problem)) from problem
-        objects = ("metadata", "mean", "pca", "untrained")
-        if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in objects):
-            raise DamagedFile(f"a baselines file in {self.folder} is damaged ({path.name}): make it anew")
-        return content
+        return _read(baselines_path(self.folder, cell), BaselinesContent, "measure it anew")
 
     def write_baselines(self, cell: Cell, content: Mapping[str, Any]) -> None:
         """Replace what a cell's SAEs are compared with."""
@@ -192,17 +160,7 @@ class Results:
 
         Empty if nothing is recorded. Raises DamagedFile.
         """
-        path = plan_path(self.folder)
-        if not path.exists():
-            return {}
-        try:
-            planned = read_json(path)
-        except InputError as problem:
-            raise DamagedFile(str(problem)) from problem
-        lists = [planned.get(axis, []) for axis in AXES] if isinstance(planned, dict) else [None]
-        if not all(isinstance(values, list) and all(map(is_whole, values)) for values in lists):
-            raise DamagedFile(f"{path} is no plan of a grid: remove it")
-        return planned
+        return _read(plan_path(self.folder), GridPlan, "remove it, and what is there is what was planned") or {}
 
     def record_plan(self, values: Mapping[str, Sequence[int]], origin: Mapping[str, Any]) -> None:
         """Add a run's values of every axis to those that the folder is meant to hold, and what the rows are of."""
@@ -213,16 +171,7 @@ class Results:
 
     def last_run(self) -> dict[str, Any] | None:
         """What the last run of the whole grid took; None if there was none. Raises DamagedFile."""
-        path = last_run_path(self.folder)
-        if not path.exists():
-            return None
-        try:
-            content = read_json(path)
-        except InputError as problem:
-            raise DamagedFile(str(problem)) from problem
-        if not isinstance(content, dict):
-            raise DamagedFile(f"{path} does not describe a run: remove it")
-        return content
+        return _read(last_run_path(self.folder), LastRun, "remove it: it only describes a run")
 
     def write_last_run(self, content: Mapping[str, Any]) -> None:
         """Replace what the last run took."""
@@ -238,6 +187,18 @@ class Results:
             return f"{path} is absent"
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
             return f"{path} is damaged"
+
+
+def _read(path: Path, model: type[Record], way_out: str) -> dict[str, Any] | None:
+    """What a file that need not be there says. Raises DamagedFile, which ends with the way out."""
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = read_json(path)
+        check(content, model, str(path))
+    except DamagedFile as problem:
+        raise DamagedFile(f"{problem}: {way_out}") from problem
+    return content
 
 
 def agreed(made: Any) -> dict[str, Any]:
