@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.bench_peers import PEERS
 from benchmarks.cases import TINY, Job, Measured
-from benchmarks.recipes import PUBLISHED, Recipe
+from benchmarks.recipes import PUBLISHED, Recipe, Rows
 from benchmarks.textbook import textbook_latents, textbook_step
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
@@ -39,11 +39,11 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def seconds_per_epoch(
-    job: Job, x: Tensor, config: TrainConfig, backend: str, recipe: Recipe, clock: Callable[[], float]
+    job: Job, data: Rows, config: TrainConfig, backend: str, recipe: Recipe, clock: Callable[[], float]
 ) -> tuple[float, SparseAutoencoder]:
-    """The time on x as the recipe has it, and the SAE as it is then: trained, but by `gemm` and the public trainers."""
+    """The time, and the SAE as it is then: trained, but by `gemm` and the public trainers."""
     method, case = job
-    sae = recipe.start(x, case)
+    x, sae = data.x, recipe.start(data, case)
     orders = partial(epoch_orders, len(x), config.epochs, 0, Cell(0, 0))
     rates = recipe.rates(config.lr, config.epochs * -(-len(x) // config.batch_size))
     selection = recipe.selection(case)
@@ -85,7 +85,7 @@ def dead_share(sae: SparseAutoencoder, x: Tensor, recipe: Recipe, job: Job) -> f
 
 def measure_job(
     job: Job,
-    x: Tensor,
+    data: Rows,
     config: TrainConfig,
     backend: str,
     threads: int,
@@ -99,9 +99,9 @@ def measure_job(
     seconds_per_epoch(Job(job.method, TINY), recipe.rows(tiny), short, backend, recipe, clock)
     forget_peak()
     before = peak_mib()
-    seconds, sae = seconds_per_epoch(job, x, config, backend, recipe, clock)
+    seconds, sae = seconds_per_epoch(job, data, config, backend, recipe, clock)
     peak = peak_mib() - before
-    return Measured(seconds, peak, dead_share(sae, x, recipe, job) if job.method == "ours" else None)
+    return Measured(seconds, peak, dead_share(sae, data.x, recipe, job) if job.method == "ours" else None)
 
 
 def cpu_seconds() -> float:

@@ -17,6 +17,13 @@ from thought_saes.training.start import seeded_sae
 NESTED = (16, 8, 4, 2, 1)  # matryoshka's prefixes: these parts of latent_dim (arXiv 2503.17547)
 
 
+class Rows(NamedTuple):
+    """What is trained on, as a recipe prepares it, once for all SAEs."""
+
+    x: Tensor  # (n, input_dim)
+    spectrum: tuple[Tensor, Tensor] | None  # of `spectrum`, where the start needs it
+
+
 class Recipe(NamedTuple):
     """published: raw rows, weights as nn.Linear starts, a constant rate.
 
@@ -27,31 +34,28 @@ class Recipe(NamedTuple):
     improved: bool
     variant: str
 
-    @property
-    def is_published(self) -> bool:
-        return self == PUBLISHED
-
     def selection(self, case: Case) -> Selection:
         """The rule for an SAE of this case."""
         prefixes = sorted({max(1, case.latent_dim // part) for part in NESTED}) if self.variant == "matryoshka" else ()
         return Selection(self.variant, case.k, tuple(prefixes))
 
-    def rows(self, x: Tensor) -> Tensor:
+    def rows(self, x: Tensor) -> Rows:
         """x (n, input_dim) as it is trained on."""
         if not self.improved:
-            return x
+            return Rows(x, None)
         centred = x - x.mean(dim=0)
-        return centred / centred.square().mean().sqrt()
+        scaled = centred / centred.square().mean().sqrt()
+        return Rows(scaled, spectrum(scaled))
 
     def rates(self, lr: float, steps: int) -> np.ndarray:
         """The learning rate of each step."""
         return linear_decay(lr, steps) if self.improved else np.full(steps, lr)
 
-    def start(self, x: Tensor, case: Case) -> SparseAutoencoder:
-        """The SAE before its first step on x, as `rows` gives them."""
+    def start(self, rows: Rows, case: Case) -> SparseAutoencoder:
+        """The SAE before its first step."""
         sae = seeded_sae(case.input_dim, SaeKey(Cell(0, 0), case.latent_dim, case.k), seed=0)
         if self.improved:
-            directions = tied_start(x, case.latent_dim, case.k)
+            directions = tied_start(rows, case.latent_dim, case.k)
             with torch.no_grad():
                 sae.encoder.weight.copy_(directions)
                 sae.decoder.weight.copy_(directions.T)
@@ -63,17 +67,18 @@ class Recipe(NamedTuple):
 PUBLISHED = Recipe(improved=False, variant="abstopk")
 
 
-def tied_start(x: Tensor, latent_dim: int, k: int) -> Tensor:
+def tied_start(rows: Rows, latent_dim: int, k: int) -> Tensor:
     """Directions (latent_dim, input_dim) of unit norm: 2k leading principal components of x, then random rows.
 
-    Of these, what the components leave, whitened by half a power. x is centred.
+    Of these, what the components leave, whitened by half a power. The rows are centred.
     """
-    values, vectors = spectrum(x)
+    x = rows.x
+    values, vectors = rows.spectrum or spectrum(x)
     n_leading = min(2 * k, latent_dim, int(0.9 * x.shape[1]))
     generator = np.random.default_rng(0)
-    rows = x[generator.choice(len(x), latent_dim - n_leading, replace=len(x) < latent_dim)]
+    chosen = x[generator.choice(len(x), latent_dim - n_leading, replace=len(x) < latent_dim)]
     rest = vectors[:, n_leading:]
-    whitened = (rows @ rest) / (values[n_leading:] + 1e-6 * values[0]) ** 0.25
+    whitened = (chosen @ rest) / (values[n_leading:] + 1e-6 * values[0]) ** 0.25
     residuals = whitened @ rest.T
     return torch.cat([vectors[:, :n_leading].T, residuals / residuals.norm(dim=1, keepdim=True)])
 

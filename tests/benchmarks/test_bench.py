@@ -118,10 +118,11 @@ def test_other_recipes_are_timed_against_the_textbook_loop_of_the_same(variant: 
 
 
 def test_the_improved_start_is_of_unit_norm_and_its_first_rows_are_the_principal_components() -> None:
-    x = Recipe(improved=True, variant="topk").rows(torch.from_numpy(synthetic_rows(200, 40)))
+    rows = Recipe(improved=True, variant="topk").rows(torch.from_numpy(synthetic_rows(200, 40)))
+    x = rows.x
     assert x.mean(dim=0).abs().max() < 1e-4
     assert float(x.square().mean()) == pytest.approx(1, rel=1e-4)
-    directions = tied_start(x, latent_dim=30, k=5)
+    directions = tied_start(rows, latent_dim=30, k=5)
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(30))
     torch.testing.assert_close(directions[:10] @ directions[:10].T, torch.eye(10), atol=1e-4, rtol=0)
     assert (directions[:10] @ directions[10:].T).abs().max() < 1e-3
