@@ -36,12 +36,15 @@ from tests.helpers.codi_checkpoints import (
     write_codi,
     write_plain,
 )
+from tests.helpers.paths import ROOT
+from thought_saes.activations import extraction
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common import machine
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
 from thought_saes.models.reasoner import LatentReasoner
+from thought_saes.models.rollout import Rollout
 
 Call = Callable[..., tuple[int, str, str]]
 N_QUESTIONS = 23
@@ -122,7 +125,7 @@ class Batches:
             return hidden_states(reasoner, token_ids, layers, positions)
 
         monkeypatch.setattr(LatentReasoner, "hidden_states", noted)
-        monkeypatch.setattr(extract_activations, "SAVING_SHARE", float("inf"))  # save after every batch
+        monkeypatch.setattr(extraction, "SAVING_SHARE", float("inf"))  # save after every batch
 
 
 def test_the_cache_holds_the_states_of_each_question_in_data_set_order(
@@ -221,6 +224,106 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_with_the_same_files(
         again = Batches(patch)
         assert extract("--batch-size", 5)[0] == 0
         assert again.seen == []
+
+
+def answers_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def test_answers_are_those_of_a_plain_rollout_in_data_set_order(extract: Call, tmp_path: Path, codi: CodiFiles) -> None:
+    assert extract("--answers", "--max-new-tokens", 7, "--batch-size", 5)[0] == 0
+    assert extract("--activations", tmp_path / "without", "--batch-size", 5)[0] == 0
+    records = answers_of(tmp_path / "activations")
+    assert [record["id"] for record in records] == list(range(N_QUESTIONS))
+    reasoner = LatentReasoner.load(str(codi.checkpoint), str(codi.base))
+    for record, example in zip(records, example_questions(), strict=True):
+        tokens = reasoner.tokenize(example["question"])
+        logits: list[Tensor] = []
+        rollout = Rollout(reasoner, [tokens])
+        rollout.read()
+        for _ in range(6):
+            rollout.think()
+        [said] = rollout.answer(7, watch=logits.append)
+        assert record["text"] == reasoner.answers([tokens], max_new_tokens=7)[0]
+        logs = torch.stack([step[0].log_softmax(-1) for step in logits])
+        chosen = sum(float(logs[step, token]) for step, token in enumerate(said))
+        assert record["log_probability"] == pytest.approx(chosen, abs=1e-4)
+        numbers = [int(word) for word in record["text"].split() if word.isdecimal()]
+        assert record["number"] == (numbers[-1] if numbers else None)
+        assert record["gold"] == int(example["answer"].split()[-1])
+        assert record["correct"] == (record["number"] == record["gold"])
+        if numbers:
+            words = [reasoner.decode([token]) for token in said]
+            at = logs[max(index for index, word in enumerate(words) if word == str(numbers[-1]))]
+            assert record["entropy"] == pytest.approx(float(-(at.exp() * at).sum()), abs=1e-4)
+            first, second = at.exp().topk(2).values.tolist()
+            assert record["margin"] == pytest.approx(first - second, abs=1e-4)
+        else:
+            assert record["entropy"] is record["margin"] is None
+    with_answers, without = (ActivationCache(tmp_path / name) for name in ("activations", "without"))
+    for cell in without.cells:
+        assert np.array_equal(with_answers.cell(cell), without.cell(cell))
+
+
+@pytest.mark.parametrize("positions", ["0-2", "0-6"])
+def test_answers_do_not_depend_on_the_positions_or_the_batch(extract: Call, tmp_path: Path, positions: str) -> None:
+    assert extract("--answers", "--batch-size", 4)[0] == 0
+    other = tmp_path / "other"
+    assert extract("--answers", "--positions", positions, "--batch-size", 1, "--activations", other)[0] == 0
+    for one, two in zip(answers_of(tmp_path / "activations"), answers_of(other), strict=True):
+        assert one == {
+            key: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for key, value in two.items()
+        }
+
+
+def test_answers_resume_and_can_be_asked_for_later(
+    extract: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "SAVING_SHARE", float("inf"))
+    run_batch = LatentReasoner.run_batch
+    seen: list[int] = []
+
+    def stopped(reasoner: LatentReasoner, batch: Any, request: Any) -> Any:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(len(batch))
+        return run_batch(reasoner, batch, request)
+
+    assert extract("--answers", "--batch-size", 5, "--activations", tmp_path / "undisturbed")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentReasoner, "run_batch", stopped)
+        assert extract("--answers", "--batch-size", 5)[0] == 130
+    assert not (tmp_path / "activations/answers.jsonl").exists()
+    partial = tmp_path / "activations/.answers.partial"
+    assert partial.read_text().count("\n") == 10
+    partial.write_bytes(partial.read_bytes() + b'{"id": 3, "te')  # what a kill in the middle of a line leaves
+    code, stdout, _ = extract("--answers", "--batch-size", 5)
+    assert code == 0
+    assert "already has 10 of 23 answers" in stdout
+    assert content(tmp_path / "activations") == content(tmp_path / "undisturbed")
+    assert not partial.exists()
+    later = tmp_path / "later"
+    assert extract("--batch-size", 5, "--activations", later)[0] == 0
+    assert extract("--answers", "--batch-size", 5, "--activations", later)[0] == 0
+    assert answers_of(later) == answers_of(tmp_path / "undisturbed")
+    assert_refused(extract("--answers", "--max-new-tokens", 3), "holds answers of {'max_new_tokens': 32}, not of ")
+
+
+def test_more_thoughts_give_more_positions(extract: Call, tmp_path: Path, codi: CodiFiles) -> None:
+    assert extract("--thoughts", 8, "--positions", "all", "--limit", 3)[0] == 0
+    cache = ActivationCache(tmp_path / "activations")
+    assert cache.positions == list(range(9))
+    tokens = [*words_to_tokens(example_questions()[2]["question"], codi.bos), BOT]
+    expected = rollout(codi.live.codi, codi.live.prj, tokens, 9)[8, 1].numpy()
+    assert np.linalg.norm(cache.cell(Cell(1, 8))[2] - expected) < 1e-4 * np.linalg.norm(expected)
+    assert_refused(extract("--thoughts", 2), "with --thoughts 2 there are positions 0-2, not 5")
+
+
+def test_a_word_that_the_model_does_not_know_is_named(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "Ada has 3 bananas . How many apples are left ?", "answer": "3"}\n')
+    result = call(extract_activations.main, "--model", ROOT / "demo/model", "--dataset", path)
+    assert_refused(result, "the model does not know the word 'bananas'; it knows 99: ")
 
 
 def test_a_run_stopped_while_it_sets_up_starts_again_and_was_never_a_cache(

@@ -19,9 +19,9 @@ from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
 from thought_saes.downstream import substitution
 from thought_saes.downstream.job import Plan, batches_of, keys_of, measure_unit, units_of
-from thought_saes.downstream.numbers import last_number, number_span, same_answer
 from thought_saes.downstream.substitutes import Condition, Substitutes, conditions
 from thought_saes.downstream.substitution import own_scores, run_conditions, unmodified
+from thought_saes.models.numbers import last_number, number_span, same_answer
 from thought_saes.models.reasoner import LatentReasoner
 
 MODELS = ["llama", "gpt2", "demo"]

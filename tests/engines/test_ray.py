@@ -28,7 +28,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.results import assert_same_results
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.errors import InputError
-from thought_saes.models.reasoner import ModelSource
+from thought_saes.models.reasoner import ModelSource, Request
 from thought_saes.training.config import GridConfig
 
 Call = Callable[..., tuple[int, str, str]]
@@ -87,14 +87,14 @@ def test_the_batches_of_a_replica_that_dies_go_to_the_other_and_come_in_order(co
         batches = [model.tokenize([question, question + " a"]) for question in QUESTIONS * 3]
         assert model.replicas == 2
         states: list[np.ndarray] = []
-        for state in model.states(batches, [0, 2], [0, 1, 4]):
+        for state in (result.states for result in model.run(batches, Request((0, 2), (0, 1, 4), None))):
             if not states:
                 ray.kill(model.living[1])
             states.append(state.copy())
         assert model.replicas == 1
         ray.kill(model.living[0])
         with pytest.raises(InputError, match="0 are left"):
-            next(model.states(batches, [0, 2], [0]))
+            next(model.run(batches, Request((0, 2), (0,), None)))
     reasoner = source.load()
     for state, batch in zip(states, batches, strict=True):
         assert np.array_equal(state, reasoner.hidden_states(batch, [0, 2], [0, 1, 4]).numpy())

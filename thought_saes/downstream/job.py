@@ -16,10 +16,10 @@ from thought_saes.activations.cell import Cell
 from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import InputError
 from thought_saes.common.flags import Selection
-from thought_saes.downstream.numbers import gold_number
 from thought_saes.downstream.records import RecordKey, Records, Tally, file_hash
 from thought_saes.downstream.substitutes import OF_AN_SAE, Condition, Substitutes, conditions
 from thought_saes.downstream.substitution import Batch, Scores, Unit, own_scores, run_conditions, unmodified
+from thought_saes.models.numbers import gold_number
 from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner, ModelFacts
 from thought_saes.results.names import SaeKey, checkpoint_path
 

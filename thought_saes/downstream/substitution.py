@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thought_saes.downstream.numbers import Span, last_number, number_span, same_answer
 from thought_saes.downstream.substitutes import Condition, Questions, Substitutes
+from thought_saes.models.numbers import Span, last_number, number_span, same_answer
 from thought_saes.models.reasoner import CODI_THOUGHTS, Edit, LatentReasoner, Rollout
 
 REGIMES = ("cell", "layer")

@@ -1,4 +1,4 @@
-"""Replicas of a model on Ray: batches go to whichever is free, and their states come back in order.
+"""Replicas of a model on Ray: batches go to whichever is free, and their results come back in order.
 
 A batch runs whole in one replica, so it comes out as it would in a single process with as many threads.
 """
@@ -7,14 +7,13 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import RayError
 
 from thought_saes.common.errors import InputError
 from thought_saes.common.machine import peak_bytes
 from thought_saes.engines.ray_cluster import RETRIES, Share, answer, check_fits, nodes, takes_gpu, why_died
-from thought_saes.models.reasoner import Batch, ModelFacts, ModelSource
+from thought_saes.models.reasoner import Batch, BatchResult, ModelFacts, ModelSource, Request
 
 # Batches that a replica has been given: one in work, and one so that it need not wait for the main process.
 GIVEN = 2
@@ -32,15 +31,15 @@ class Replica:
     def tokenize(self, questions: list[str]) -> list[list[int]]:
         return [self.reasoner.tokenize(question) for question in questions]
 
-    def states(self, batch: Batch, layers: Sequence[int], positions: Sequence[int]) -> np.ndarray:
-        return self.reasoner.states_of_batch(batch, layers, positions)
+    def run(self, batch: Batch, request: Request) -> BatchResult:
+        return self.reasoner.run_batch(batch, request)
 
     def peak_bytes(self) -> int:
         return peak_bytes(self.reasoner.model.device)
 
 
 class Replicas:
-    """As many replicas as the cluster has room for; `extract_activations.Model`.
+    """As many replicas as the cluster has room for; `extraction.Model`.
 
     Raises InputError if it has room for none, if a model cannot be loaded, or if not all load the same.
     """
@@ -79,8 +78,8 @@ class Replicas:
     def peak_bytes(self) -> int:
         return max(self._of_all("peak_bytes"))
 
-    def states(self, batches: Sequence[Batch], layers: Sequence[int], positions: Sequence[int]) -> Iterator[np.ndarray]:
-        """Of each batch, in their order: (batch, n_positions, n_layers, input_dim) in float32.
+    def run(self, batches: Sequence[Batch], request: Request) -> Iterator[BatchResult]:
+        """Of each batch, in their order.
 
         The batches of a replica that dies go to the others. Raises InputError if none is left, or if a batch has
         been the end of several.
@@ -95,7 +94,7 @@ class Replicas:
                 for replica in self.living:
                     while waiting and given[replica] < GIVEN and waiting[0] < turn + (GIVEN + AHEAD) * self.replicas:
                         number = waiting.popleft()
-                        ref = replica.states.remote(batches[number], list(layers), list(positions))
+                        ref = replica.run.remote(batches[number], request)
                         running[ref] = number, replica
                         given[replica] += 1
                 [ref], _ = ray.wait(list(running), num_returns=1, fetch_local=False)

@@ -64,9 +64,10 @@ def load_parts(
         require_package("accelerate", "--device-map")
         placement.options["device_map"] = device_map
     if name.endswith(".gguf"):
+        parts = load_gguf(Path(name), placement)
         if base_model is not None or layout is not None:
             raise InputError(f"--base-model and --layout are for training checkpoints; {name} is a whole model")
-        return load_gguf(Path(name), placement)
+        return parts
     wanted = [*TOKENIZER_FILES, *(["*.py"] if trust_remote_code else [])]
     folder = resolve_folder(name, [*wanted, "*.safetensors"])
     if not any(folder.glob("*.safetensors")):

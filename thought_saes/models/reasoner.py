@@ -27,6 +27,7 @@ from transformers import DynamicCache
 from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.files import write_json
 from thought_saes.common.machine import choose_device
+from thought_saes.models.answers import Answer, answer_all
 from thought_saes.models.formats import Thoughts
 from thought_saes.models.hub import quiet_libraries
 from thought_saes.models.layouts import CODI_THOUGHTS
@@ -36,6 +37,21 @@ from thought_saes.models.rollout import Edit, Rollout
 from thought_saes.models.weights import PROJECTION_FILE
 
 Batch = list[list[int]]  # token ids of each question
+
+
+class Request(NamedTuple):
+    """What is asked of every batch."""
+
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    max_new_tokens: int | None  # of an answer; None: no answers
+
+
+class BatchResult(NamedTuple):
+    """What a batch yields."""
+
+    states: np.ndarray  # (batch, n_positions, n_layers, input_dim), float32
+    answers: list[Answer] | None
 
 
 class ModelFacts(NamedTuple):
@@ -259,12 +275,27 @@ class LatentReasoner:
                 wanted.append(torch.stack(streams, dim=1))
         return torch.stack(wanted, dim=1).float().cpu()
 
-    def states_of_batch(self, batch: Batch, layers: Sequence[int], positions: Sequence[int]) -> np.ndarray:
-        """`hidden_states` as an array. Raises InputError if the batch is too large for the device's memory."""
+    def run_batch(self, batch: Batch, request: Request) -> BatchResult:
+        """The states and answers that are asked for. Raises InputError if the batch is too large for the memory."""
         try:
-            return self.hidden_states(batch, layers, positions).numpy()
+            if request.max_new_tokens is None:
+                return BatchResult(self.hidden_states(batch, request.layers, request.positions).numpy(), None)
+            return self._states_and_answers(batch, request, request.max_new_tokens)
         except torch.OutOfMemoryError as problem:
             raise InputError(f"out of memory with {len(batch)} questions: lower --batch-size") from problem
+
+    @torch.no_grad()
+    def _states_and_answers(self, batch: Batch, request: Request, max_new_tokens: int) -> BatchResult:
+        """Both from one rollout; it answers from a fork where it goes on thinking for its later states."""
+        rollout, wanted, answers = Rollout(self, batch), [], None
+        for position in range(max(self.n_thoughts, *request.positions) + 1):
+            output = rollout.think() if position else rollout.read()
+            if position in request.positions:
+                streams = [output.hidden_states[layer + 1][:, -1].to(self.model.device) for layer in request.layers]
+                wanted.append(torch.stack(streams, dim=1).float().cpu())
+            if position == self.n_thoughts:
+                answers = answer_all(rollout.fork(), max_new_tokens)
+        return BatchResult(torch.stack(wanted, dim=1).numpy(), answers)
 
     @torch.no_grad()
     def answers(

@@ -41,7 +41,7 @@ class Rollout:
         self, reasoner: "LatentReasoner", token_ids: Sequence[Sequence[int]], edits: Sequence[Edit] = ()
     ) -> None:
         """Read all but the last token of each question. Raises ValueError if an edit's layer is not the model's."""
-        self._reasoner, self._device = reasoner, reasoner.model.device
+        self.reasoner, self._device = reasoner, reasoner.model.device
         self._edits = self._checked(edits)
         self.position = -1  # the last that was passed
         lengths = torch.tensor([len(tokens) for tokens in token_ids])
@@ -101,13 +101,13 @@ class Rollout:
         """
         for token in self._before_answer():
             self.say(token)
-        end = self._reasoner.tokenizer.eos_token_id
+        end = self.reasoner.tokenizer.eos_token_id
         said: list[Tensor] = []
         ended = torch.zeros(len(self._mask), dtype=torch.bool)
         while len(said) < max_new_tokens and not ended.all():
             if said:
                 self.say(said[-1])
-            logits = self._reasoner.logits(self._state[:, -1])
+            logits = self.reasoner.logits(self._state[:, -1])
             if watch is not None:
                 watch(logits)
             said.append(logits.argmax(-1, keepdim=True).cpu())
@@ -136,25 +136,25 @@ class Rollout:
 
     def _before_answer(self) -> list[Tensor]:
         """The eot token, if the model has one, and what follows it, for every row: (batch, 1) each."""
-        eot = self._reasoner.eot_token_id
-        tokens = [*([] if eot is None else [eot]), *self._reasoner.after_eot]
+        eot = self.reasoner.eot_token_id
+        tokens = [*([] if eot is None else [eot]), *self.reasoner.after_eot]
         return [torch.full((len(self._mask), 1), token) for token in tokens]
 
     def _checked(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-        if absent := [edit.layer for edit in edits if not 0 <= edit.layer < self._reasoner.n_layers]:
-            raise ValueError(f"there is no layer {absent[0]} to edit: the model has {self._reasoner.n_layers}")
+        if absent := [edit.layer for edit in edits if not 0 <= edit.layer < self.reasoner.n_layers]:
+            raise ValueError(f"there is no layer {absent[0]} to edit: the model has {self.reasoner.n_layers}")
         return tuple(edits)
 
     @torch.no_grad()
     def _next_thought(self) -> Tensor:
-        return self._reasoner.feed_back(self._state[:, -1:])
+        return self.reasoner.feed_back(self._state[:, -1:])
 
     def _pass(self, **inputs: Any) -> Any:
         """The next position, edited."""
         self.position += 1
         here = [edit for edit in self._edits if edit.position == self.position]
-        last = self._reasoner.n_layers - 1
-        with edited_blocks(self._reasoner, [edit for edit in here if edit.layer != last]):
+        last = self.reasoner.n_layers - 1
+        with edited_blocks(self.reasoner, [edit for edit in here if edit.layer != last]):
             output = self._step(1, **inputs)
         for edit in here:
             if edit.layer == last:
@@ -168,7 +168,7 @@ class Rollout:
     def _step(self, n_tokens: int, **inputs: Any) -> Any:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), n_tokens)], dim=1)
         places = self._next_place + torch.arange(n_tokens, device=self._device)
-        output = self._reasoner.forward(self._cache, self._mask, places, output_hidden_states=True, **inputs)
+        output = self.reasoner.forward(self._cache, self._mask, places, output_hidden_states=True, **inputs)
         self._next_place = self._next_place + n_tokens
         self._state = output.last_hidden_state.to(self._device)
         return output

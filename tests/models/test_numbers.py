@@ -2,7 +2,7 @@
 
 import pytest
 
-from thought_saes.downstream.numbers import Span, gold_number, last_number, number_span, same_answer
+from thought_saes.models.numbers import Span, gold_number, last_number, number_span, same_answer
 
 
 @pytest.mark.parametrize(
