@@ -246,20 +246,21 @@ def test_answers_are_those_of_a_plain_rollout_in_data_set_order(extract: Call, t
         [said] = rollout.answer(7, watch=logits.append)
         assert record["text"] == reasoner.answers([tokens], max_new_tokens=7)[0]
         logs = torch.stack([step[0].log_softmax(-1) for step in logits])
-        chosen = sum(float(logs[step, token]) for step, token in enumerate(said))
-        assert record["log_probability"] == pytest.approx(chosen, abs=1e-4)
         numbers = [int(word) for word in record["text"].split() if word.isdecimal()]
         assert record["number"] == (numbers[-1] if numbers else None)
         assert record["gold"] == int(example["answer"].split()[-1])
         assert record["correct"] == (record["number"] == record["gold"])
         if numbers:
             words = [reasoner.decode([token]) for token in said]
-            at = logs[max(index for index, word in enumerate(words) if word == str(numbers[-1]))]
+            step = max(index for index, word in enumerate(words) if word == str(numbers[-1]))
+            at = logs[step]
+            assert record["log_probability"] == pytest.approx(float(at[said[step]]), abs=1e-4)
             assert record["entropy"] == pytest.approx(float(-(at.exp() * at).sum()), abs=1e-4)
             first, second = at.exp().topk(2).values.tolist()
             assert record["margin"] == pytest.approx(first - second, abs=1e-4)
         else:
-            assert record["entropy"] is record["margin"] is None
+            assert record["entropy"] is record["margin"] is record["log_probability"] is None
+    assert any(record["number"] is not None for record in records)
     with_answers, without = (ActivationCache(tmp_path / name) for name in ("activations", "without"))
     for cell in without.cells:
         assert np.array_equal(with_answers.cell(cell), without.cell(cell))

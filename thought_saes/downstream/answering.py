@@ -10,8 +10,8 @@ import torch
 from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_bytes
-from thought_saes.downstream.numbers import gold_number
 from thought_saes.downstream.substitution import Batch, unmodified
+from thought_saes.models.numbers import gold_number
 from thought_saes.models.reasoner import LatentReasoner
 
 ANSWERS_FILE = "answers.jsonl"

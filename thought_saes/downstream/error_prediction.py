@@ -19,9 +19,9 @@ from thought_saes.activations.cell import Cell
 from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import InputError
 from thought_saes.downstream.auroc import auroc, aurocs, out_of_fold, within_strata
-from thought_saes.downstream.numbers import NUMBER
 from thought_saes.downstream.statistics import INTERVAL, resample_weights
 from thought_saes.downstream.substitutes import Condition, Questions, Substitutes
+from thought_saes.models.numbers import NUMBER
 from thought_saes.results.names import SaeKey
 from thought_saes.saes.topk_sae import Moments, explained_variance, fraction_of_variance_unexplained
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from thought_saes.models.numbers import last_number, number_span
@@ -17,7 +16,7 @@ class Answer(NamedTuple):
     number: float | None  # the last of the text
     entropy: float | None  # of the next token, before the number's first one, nats
     margin: float | None  # probability of the likeliest token there, less that of the second
-    log_probability: float  # of all the answer's tokens, the end-of-text token left out
+    log_probability: float | None  # of the number's tokens
 
 
 class Confidence(NamedTuple):
@@ -54,7 +53,7 @@ def answer_of(rollout: Rollout, tokens: Sequence[int], row: int, steps: Sequence
         number=last_number(text),
         entropy=float(at.entropy[row]) if at else None,
         margin=float(at.margin[row]) if at else None,
-        log_probability=float(torch.stack([step.log_probability[row] for step in steps[: len(tokens)]]).sum())
-        if tokens
-        else 0.0,
+        log_probability=sum(float(step.log_probability[row]) for step in steps[span.first : span.end])
+        if span
+        else None,
     )
