@@ -48,12 +48,11 @@ def answer_all(rollout: Rollout, max_new_tokens: int) -> list[Answer]:
 def answer_of(rollout: Rollout, tokens: Sequence[int], row: int, steps: Sequence[Confidence]) -> Answer:
     text, span = rollout.reasoner.decode(tokens), number_span(tokens, rollout.reasoner.decode)
     at = steps[span.first] if span else None
+    of_number = [float(step.log_probability[row]) for step in steps[span.first : span.end]] if span else None
     return Answer(
         text=text,
         number=last_number(text),
         entropy=float(at.entropy[row]) if at else None,
         margin=float(at.margin[row]) if at else None,
-        log_probability=sum(float(step.log_probability[row]) for step in steps[span.first : span.end])
-        if span
-        else None,
+        log_probability=None if of_number is None else sum(of_number),
     )
