@@ -174,7 +174,7 @@ def _record(
     """The scores of one SAE."""
     concepts = judge_.concepts
     ours = judge_.note("sae", found, key)
-    start = collect_entries(seeded_sae(sae.input_dim, key, seed), x)
+    start = collect_entries(seeded_sae(sae.input_dim, key, seed, sae.variant.name), x)
     untrained = judge_.note("untrained", judge_.halves(start)[0], key)
     shuffled = judge_.note("shuffled", judge_.halves(entries, shuffled=True)[0], key, dealt=True)
     judged = ~np.isnan(halves.precise)
