@@ -11,7 +11,9 @@ from torch import Tensor
 
 from tests.helpers.exports import INPUT_DIM, LATENT_DIM, K, exported, latents, random_weights, rows
 from thought_saes.exports.saelens import SAELens
+from thought_saes.exports.weights import Weights
 from thought_saes.saes.saelens import is_saelens, read_saelens
+from thought_saes.saes.variants import VARIANTS
 
 
 def write(folder: Path, config: dict[str, Any], **tensors: Tensor) -> Path:
@@ -99,3 +101,22 @@ def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
     (folder / "cfg.json").write_text("{")
     with pytest.raises(ValueError, match=r"cfg\.json is not readable JSON"):
         read_saelens(folder)
+
+
+@pytest.mark.parametrize("variant", ["topk", "batchtopk", "jumprelu", "gated"])
+def test_an_architecture_is_read_as_its_own_variant_or_not_at_all(variant: str, tmp_path: Path) -> None:
+    weights = random_weights(variant)
+    for name, content in SAELens().files(exported(weights)).items():
+        (tmp_path / name).write_bytes(content)
+    if variant not in VARIANTS:
+        with pytest.raises(ValueError, match=f"there is no SAE variant '{variant}'"):
+            read_saelens(tmp_path)
+        return
+    sae = read_saelens(tmp_path)
+    assert sae.variant.name == variant
+    expected, found = latents(weights, rows()), sae.encode(rows()).double()
+    same = same_rows(found, expected)
+    assert torch.allclose(found[same], expected[same], atol=1e-4)
+    again = Weights.of(sae)
+    assert torch.equal(again.W_enc, weights.W_enc.float().double())
+    assert (again.threshold is None) == (weights.threshold is None)

@@ -23,7 +23,7 @@ from thought_saes.downstream.statistics import INTERVAL, resample_weights
 from thought_saes.downstream.substitutes import Condition, Questions, Substitutes
 from thought_saes.models.numbers import NUMBER
 from thought_saes.results.names import SaeKey
-from thought_saes.saes.topk_sae import Moments, explained_variance, fraction_of_variance_unexplained
+from thought_saes.saes.moments import Moments, explained_variance, fraction_of_variance_unexplained
 
 FEWEST_OF_EACH = 20  # right and wrong answers
 N_HALVES = 50  # divisions into halves, for the ceiling

@@ -9,6 +9,7 @@ file:
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ class Weights:
             W_dec=state["decoder.weight"].T,
             b_dec=state["decoder.bias"],
             threshold=checked_threshold(state.get("threshold"), latent_dim),
+            r_mag=state.get("r_mag"),
+            b_mag=state.get("b_mag"),
+            group_sizes=group_sizes(sae),
         )
 
     @property
@@ -78,6 +82,15 @@ class Weights:
         shift = self.W_enc @ self.b_dec
         b_mag = None if self.b_mag is None or self.r_mag is None else self.b_mag + self.r_mag.exp() * shift
         return replace(self, b_enc=self.b_enc + shift, b_mag=b_mag)
+
+
+def group_sizes(sae: SparseAutoencoder) -> tuple[int, ...]:
+    """How many features each nested prefix of a Matryoshka SAE adds; empty for other variants."""
+    if sae.variant.name != "matryoshka":
+        return ()
+    variant: Any = sae.variant
+    ends = variant.prefixes(sae.latent_dim)
+    return tuple(end - start for start, end in zip((0, *ends[:-1]), ends, strict=True))
 
 
 def checked_threshold(threshold: Tensor | None, latent_dim: int) -> Tensor | None:

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from thought_saes.saes.sae import TopKSAE
+from thought_saes.saes.checkpoint import make_sae
+from thought_saes.saes.sae import SparseAutoencoder
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -36,7 +37,7 @@ def is_saelens(path: Path | str) -> bool:
     return (Path(path) / CONFIG_FILE).is_file() and (Path(path) / WEIGHTS_FILE).is_file()
 
 
-def read_saelens(folder: Path | str, device: torch.device | str = "cpu") -> TopKSAE:
+def read_saelens(folder: Path | str, device: torch.device | str = "cpu") -> SparseAutoencoder:
     """The SAE of a SAELens folder: of the architectures in TENSORS.
 
     Its latents are those that SAELens computes. Raises FileNotFoundError, or ValueError if a file is damaged or the SAE
@@ -62,10 +63,18 @@ def read_saelens(folder: Path | str, device: torch.device | str = "cpu") -> TopK
     for name, value in tensors.items():
         if value.shape != shapes.get(name, (d_sae,)):
             raise ValueError(f"{folder / WEIGHTS_FILE}: its {name} is {tuple(value.shape)} beside W_enc {d_in, d_sae}")
-    sae = TopKSAE(d_in, d_sae, config.get("k", d_sae))
-    sae.load_state_dict({name: value.float() for name, value in folded(config, tensors).items()})
+    own = folded(config, tensors)
+    variant = architecture
+    if architecture == "jumprelu":
+        # A ReLU lets nothing below 0 through, whatever the threshold.
+        own["threshold"] = own["threshold"].clamp(min=0)
+        if (own["threshold"] == own["threshold"][0]).all():  # as BatchTopK SAEs are saved
+            variant, own["threshold"] = "batchtopk", own["threshold"][0]
+    sae = make_sae(d_in, d_sae, config.get("k", d_sae), variant)
+    sae.load_state_dict({name: value.float() for name, value in own.items()})
     about = config.get("metadata") or {}
-    sae.config |= {name: about[name] for name in ("layer", "position") if name in about} | about.get("recipe", {})
+    sae.config |= {name: about[name] for name in ("layer", "position") if name in about}
+    sae.config |= about.get("recipe", {}) | {"variant": variant}
     return sae.requires_grad_(False).to(device)
 
 
