@@ -6,7 +6,7 @@ demo: .venv/installed
 	.venv/bin/python demo/problems.py --output $(RUN)/problems.jsonl
 	.venv/bin/python extract_activations.py --model demo/model --dataset $(RUN)/problems.jsonl --positions 0-6 \
 		--batch-size 128 --activations $(RUN)/activations
-	.venv/bin/python train_all_layers_positions.py --latent-dims 128 256 512 \
+	.venv/bin/python train_all_layers_positions.py --latent-dims 128 256 512 --gaussian-control \
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python interpret_features.py --latent-dim 256 --all-configurations \
 		--activations $(RUN)/activations --results $(RUN)/results

@@ -7,7 +7,7 @@ import torch
 from tests.helpers.results import correlated_rows
 from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
-from thought_saes.saes.baselines import measure_baselines
+from thought_saes.saes.baselines import measure_baselines, moment_matched_rows
 from thought_saes.training.start import seeded_sae
 
 
@@ -50,3 +50,29 @@ def test_a_pca_of_full_rank_leaves_nothing_and_directions_count_alike() -> None:
     assert found["effective_rank"] == pytest.approx(8)
     assert found["gamma"] == pytest.approx(0)
     assert found["pca"]["2"]["fvu"] == pytest.approx(6 / 8)
+
+
+def test_gaussian_rows_have_the_mean_and_covariance_of_the_rows_and_none_of_their_structure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Each row is one of three points, far apart: everything but Gaussian.
+    points = torch.tensor([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0], [-4.0, -3.0, 1.0]])
+    x = points[torch.randint(3, (3000,), generator=generator)] + 5.0
+    rows, more = moment_matched_rows(x, (20_000, 7), seed=(0, 1, 2))
+    assert (rows.shape, more.shape, rows.dtype) == ((20_000, 3), (7, 3), torch.float32)
+    assert torch.allclose(rows.mean(dim=0), x.mean(dim=0), atol=0.1)
+    assert torch.allclose(torch.cov(rows.T), torch.cov(x.T), atol=0.3)
+    assert float(rows[:, 2].std()) < 1e-6  # a dimension without variance stays without
+    assert len(x.unique(dim=0)) == 3
+    assert len(rows.unique(dim=0)) == 20_000
+    assert torch.equal(moment_matched_rows(x, (20_000,), seed=(0, 1, 2))[0], rows)
+    assert not torch.equal(moment_matched_rows(x, (20_000,), seed=(1, 1, 2))[0], rows)
+
+
+def test_rows_that_are_gaussian_have_no_advantage_over_their_control() -> None:
+    # Of Gaussian rows the control is another draw of the same: PCA of rank 2 leaves as much of it unexplained.
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6000, 6, generator=generator) * torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.5]) + 2.0
+    train, validation = moment_matched_rows(x, (4000, 2000), seed=(3,))
+    own = measure_baselines(x[:4000], x[4000:], [2], [])["pca"]["2"]["fvu"]
+    control = measure_baselines(train, validation, [2], [])["pca"]["2"]["fvu"]
+    assert control == pytest.approx(own, rel=0.08)

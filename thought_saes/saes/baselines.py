@@ -6,6 +6,7 @@ Everything is fitted on the training rows and scored on the validation rows.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,21 @@ def covariance(x: Tensor, mean: Tensor) -> Tensor:
         centred = chunk.cpu().double() - mean
         total += centred.T @ centred
     return total / max(1, len(x) - 1)
+
+
+def moment_matched_rows(x: Tensor, sizes: Sequence[int], seed: Sequence[int]) -> list[Tensor]:
+    """Sets of Gaussian rows (size, input_dim) with the mean and covariance of the rows of x (n, input_dim).
+
+    What an SAE gains on x and not on these is structure beyond the first two moments. `seed` makes them repeatable.
+    """
+    moments = Moments()
+    for chunk in chunks(x, CHUNK_ROWS):
+        moments.add(chunk)
+    mean = moments.mean.cpu()
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance(x, mean))
+    root = (eigenvectors * eigenvalues.clamp(min=0).sqrt()).T  # (input_dim, input_dim), float64
+    generator = np.random.default_rng(list(seed))
+    return [(mean + torch.from_numpy(generator.standard_normal((size, x.shape[1]))) @ root).to(x) for size in sizes]
 
 
 @torch.inference_mode()

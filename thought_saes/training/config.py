@@ -38,6 +38,11 @@ class TrainConfig:
         choices=("auto", "torch", "fused"),
         help="torch: plain PyTorch, on any device; fused: compiled for the CPU; auto: fused wherever it is faster",
     )
+    gaussian_control: bool = option(
+        False,
+        help="train an SAE of each k and one latent_dim on Gaussian rows of the same mean and covariance as well: what "
+        "SAEs gain there over PCA is no sparse structure",
+    )
     overwrite: bool = option(False, help="train again what was trained with other settings")
     no_checkpoints: bool = option(False, help="keep the metrics only; without this flag those SAEs train again")
     dry_run: bool = option(False, help="say what would be trained, what it would take and for how long, and stop")

@@ -104,11 +104,13 @@ class MeasureCell:
 
     def left(self, config: TrainConfig) -> "MeasureCell | None":
         run = config.run(self.fingerprint)
-        there = baselines_are_there(Results(config.results), self.cell, run, self.latent_dims, config.k_values)
+        there = baselines_are_there(
+            Results(config.results), self.cell, run, self.latent_dims, config.k_values, config.gaussian_control
+        )
         return None if there else self
 
     def run(
         self, config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str, on_epochs: OnEpochs
     ) -> list[str]:
-        measure_cell(self.cell, self.latent_dims, self.fingerprint, config, cache, device)
+        measure_cell(self.cell, self.latent_dims, self.fingerprint, config, cache, device, backend)
         return []

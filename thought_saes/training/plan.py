@@ -54,7 +54,7 @@ def plan_jobs(
     for cell in tqdm(cells, desc="checking activations", unit="cell", leave=False, delay=1):
         fingerprint = cache.fingerprint(cell)
         run = config.run(fingerprint)
-        if not baselines_are_there(results, cell, run, latent_dims, config.k_values):
+        if not baselines_are_there(results, cell, run, latent_dims, config.k_values, config.gaussian_control):
             unmeasured[cell] = MeasureCell(cell, tuple(latent_dims), fingerprint)
         for latent_dim in parts:
             existing = find_existing(results, cell, latent_dim, config.k_values, run, config.no_checkpoints)
