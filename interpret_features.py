@@ -18,7 +18,7 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
-from thought_saes.common.flags import Selection, check_at_least, option, parse_config
+from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
 from thought_saes.features.concepts import find_concepts, read_examples
 from thought_saes.features.explorer import write_explorer
 from thought_saes.features.findings import best_finding, coverage_in_words
@@ -44,6 +44,7 @@ class InterpretConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "k", "latent_dim", "workers")
+        check_at_most(self, MOST_THREADS, "workers")
 
 
 def main() -> int:

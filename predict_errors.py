@@ -19,7 +19,7 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_json
-from thought_saes.common.flags import Selection, check_at_least, option, parse_config
+from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
 from thought_saes.downstream.answering import ANSWERS_FILE, answer_questions, read_answers, write_answers
 from thought_saes.downstream.error_prediction import evaluate, read_examples, read_rows
 from thought_saes.downstream.job import check_model, saes_there
@@ -47,6 +47,7 @@ class ErrorsConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "repeats", "batch_size", "threads")
+        check_at_most(self, MOST_THREADS, "threads")
         check_at_least(self, 0, "seed")
 
 

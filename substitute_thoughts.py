@@ -19,7 +19,16 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.questions import read_questions
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.files import only_writer
-from thought_saes.common.flags import Selection, check_at_least, check_ray_address, keep_once, option, parse_config
+from thought_saes.common.flags import (
+    MOST_THREADS,
+    Selection,
+    check_at_least,
+    check_at_most,
+    check_ray_address,
+    keep_once,
+    option,
+    parse_config,
+)
 from thought_saes.common.text import count, in_time
 from thought_saes.downstream.engines import here, on_ray
 from thought_saes.downstream.job import (
@@ -67,6 +76,7 @@ class SubstitutionConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "limit", "batch_size", "max_new_tokens", "threads")
+        check_at_most(self, MOST_THREADS, "threads")
         check_at_least(self, 0, "seed")
         check_ray_address(self)
         keep_once(self, *(name for name in ("k_values", "latent_dims") if getattr(self, name) is not None))

@@ -9,16 +9,15 @@ is done is skipped; what fails is reported at the end and stops nothing else. `-
 Ray cluster, of one machine or of many.
 """
 
-from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import run
 from thought_saes.common.flags import parse_config
-from thought_saes.engines.grid_run import foretell, open_engine, run_grid
+from thought_saes.engines.grid_run import foretell, open_engine, open_rows, run_grid
 from thought_saes.training.config import GridConfig
 
 
 def main() -> int:
     config = parse_config(GridConfig, __doc__ or "")
-    cache = ActivationCache(config.activations)
+    cache = open_rows(config.activations)
     cells = cache.choose(config.layers, config.positions)
     with open_engine(config, cache, len(cells)) as engine:
         if config.dry_run:

@@ -7,16 +7,15 @@ after another. An SAE's start and its batches are seeded by what it is, so it co
 beside. `train_all_layers_positions.py` does the same for many cells, side by side.
 """
 
-from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import run
 from thought_saes.common.flags import parse_config
-from thought_saes.engines.grid_run import run_cell
+from thought_saes.engines.grid_run import open_rows, run_cell
 from thought_saes.training.config import CellConfig
 
 
 def main() -> int:
     config = parse_config(CellConfig, __doc__ or "")
-    return run_cell(config, ActivationCache(config.activations))
+    return run_cell(config, open_rows(config.activations))
 
 
 if __name__ == "__main__":

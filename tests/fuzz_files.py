@@ -1,6 +1,6 @@
 """Damage the files of a real run at random, and run the commands on them, for as long as asked.
 
-    python -m tests.fuzz_files --minutes 5 [--seed 0] [--model demo/model]
+    python -m tests.fuzz_files --minutes 5 [--seed 0] [--model demo/model --questions demo/run/problems.jsonl]
 
 Each round copies a tiny run (activations and results; with --model also the model's folder and its questions), edits
 one file of it, and runs a command in this process. A command may succeed, or end with exit code 2 and one line that
@@ -14,6 +14,7 @@ Left out: the weights' values, which nothing can check, and the Ray engine.
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import random
 import shutil
@@ -49,10 +50,13 @@ class FuzzConfig:
     minutes: float = option(5.0, help="how long to go on")
     seed: int = option(0, help="what is edited, and how, follows from it")
     rounds: int | None = option(None, help="run this round alone")
-    model: Path | None = option(None, help="a model's folder: its files and those of its questions are edited too")
+    model: Path | None = option(None, help="a model's folder: its files are edited too")
+    questions: Path | None = option(None, help="a .jsonl file of questions that the model knows the words of")
 
     def __post_init__(self) -> None:
         check_positive(self, "minutes")
+        if (self.model is None) != (self.questions is None):
+            raise InputError("--model needs --questions, and --questions --model")
         check_at_least(self, 0, "seed", "rounds")
 
 
@@ -101,7 +105,7 @@ COMMANDS: dict[str, Callable[[Path], Ended]] = {
 READERS = {"activations": ("train", "forecast"), "results": ("analyse", "train", "forecast", "analyse", "draw")}
 
 
-def make_run(folder: Path, model: Path | None) -> None:
+def make_run(folder: Path, model: Path | None = None, questions: Path | None = None) -> None:
     """A run to damage. Raises InputError if the project cannot make it."""
     (folder / "activations").mkdir()
     examples = [{"id": row, "question": f"{row}?", "answer": None} for row in range(N_ROWS)]
@@ -119,10 +123,10 @@ def make_run(folder: Path, model: Path | None) -> None:
     writer.write(range(N_ROWS), np.stack(rows, axis=1)[:, :, None])
     writer.commit(N_ROWS)
     commands = ["train", "analyse"]
-    if model:
+    if model and questions:
         shutil.copytree(model, folder / "model")
-        lines = [json.dumps({"question": "Tom has 3 apples.", "answer": "3"}) for _ in range(4)]
-        (folder / "questions.jsonl").write_text("\n".join(lines))
+        with open(questions) as lines:
+            (folder / "questions.jsonl").write_text("".join(itertools.islice(lines, 4)))
         commands.append("extract")
     for command in commands:
         ended = COMMANDS[command](folder)
@@ -258,7 +262,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         base, work = Path(temporary) / "base", Path(temporary) / "work"
         base.mkdir()
-        make_run(base, config.model)
+        make_run(base, config.model, config.questions)
         if config.rounds is not None:
             kind, finding = fuzz_round(base, work, config.seed, config.rounds)
             print(finding or f"nothing found; {kind}")

@@ -26,7 +26,7 @@ MOST = 4  # edits of one class and file that go through the command line; tests/
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    make_run(folder, None)
+    make_run(folder)
     return folder
 
 
@@ -62,6 +62,16 @@ def test_an_undamaged_run_is_read(whole_run: Path) -> None:
     for name in FILES:
         script, words = command(name)(whole_run)
         assert call(script, *words).code == 0
+
+
+def test_rows_that_a_split_leaves_out_are_said(whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    path = tmp_path / "run" / "activations" / "split.json"
+    split = json.loads(path.read_text())
+    path.write_text(json.dumps(split | {"train": split["train"][:-3]}))
+    ended = call("train_grid", *train_words(tmp_path / "run"), "--dry-run")
+    assert ended.code == 2  # its SAEs are of other rows than those that are there
+    assert "split.json leaves 3 of 40 rows out of both sets" in ended.out
 
 
 def test_a_plan_emptied_by_a_power_cut_is_refused_with_the_way_out(whole_run: Path, tmp_path: Path) -> None:

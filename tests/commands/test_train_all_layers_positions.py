@@ -16,6 +16,7 @@ import pytest
 import train_all_layers_positions
 import train_grid
 from tests.helpers.results import assert_same_results
+from thought_saes.activations.cache import ActivationCache
 from thought_saes.analysis.grid import load_grid
 from thought_saes.common.errors import InputError
 from thought_saes.training import forecast
@@ -202,7 +203,7 @@ def test_however_many_cells_a_stack_spans_the_files_are_the_same(call: Call, act
 
 
 def test_the_cells_of_a_stack_are_those_that_fit_the_free_memory(activations: Path) -> None:
-    cache = train_all_layers_positions.ActivationCache(activations)
+    cache = ActivationCache(activations)
 
     def fitting(free: float | None) -> int:
         config = GridConfig(k_values=(4, 8), batch_size=256)

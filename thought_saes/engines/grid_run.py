@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -38,6 +39,14 @@ def open_engine(config: GridConfig, cache: ActivationCache, n_cells: int) -> Ite
 
     with cluster(config.ray_address):
         yield RayJobs(config, cache, n_cells * len(config.latent_dims))
+
+
+def open_rows(folder: Path) -> ActivationCache:
+    """The activations to train on; says how many rows a split of the user's own leaves out."""
+    cache = ActivationCache(folder)
+    if cache.rows_left_out:
+        print(f"{folder / 'split.json'} leaves {cache.rows_left_out:,} of {cache.n_examples:,} rows out of both sets")
+    return cache
 
 
 def plan_for(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], engine: Engine) -> Plan:
