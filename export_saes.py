@@ -14,6 +14,7 @@ from pathlib import Path
 from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
 from thought_saes.common.flags import Selection, option, parse_config
+from thought_saes.common.text import count
 from thought_saes.exports.export import export
 from thought_saes.exports.hub import push
 from thought_saes.exports.libraries import LIBRARIES
@@ -74,7 +75,7 @@ def main() -> int:
     keys = chosen(config)
     repository = config.push or "ORG/REPO"
     names = export(config.results, keys, LIBRARIES[config.format], config.output, repository)
-    print(f"{len(keys)} SAEs for {LIBRARIES[config.format].title} in {config.output}")
+    print(f"{count(len(keys), 'SAE')} for {LIBRARIES[config.format].title} in {config.output}")
     if config.push:
         print(f"uploaded to {push(config.output, names, config.push)}")
     return 0
