@@ -5,7 +5,7 @@
     shuffled    halves of the SAE, the concepts dealt out to other rows: what the best of thousands reaches by chance
     raw         halves of the activation's dimensions
     pca         halves of the activation along the principal axes of the training rows
-    probe       a linear probe of the whole activation, the ceiling
+    probe       a linear probe of the activation, the ceiling; of a wide one its first PROBE_DIMENSIONS components
 
 Coverage is the mean over concepts of the best F1 on the validation rows; its interval holds the middle 95 % of the
 coverage over resamples of those rows, the same for everything that is compared.
@@ -43,6 +43,8 @@ from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.start import seeded_sae
 
 CONCEPT_COLUMNS = [*AXES, "concept", "representation", "half", "f1", "precision", "recall", "threshold", "n_rows"]
+# The probe's time grows with the cube of these.
+PROBE_DIMENSIONS = 768
 
 
 class CellScores(NamedTuple):
@@ -140,9 +142,11 @@ def score_cell(
     plain = x.numpy()
     judge_ = _Judge(cache, cell, concepts)
     raw = judge_.note("raw", judge_.halves(plain)[0])
-    pca = judge_.note("pca", judge_.halves(principal_components(x, judge_.train))[0])
+    components = principal_components(x, judge_.train)
+    pca = judge_.note("pca", judge_.halves(components)[0])
     train, validation = (concepts.labels.take(rows) for rows in (judge_.train, judge_.validation))
-    probe = judge_.note("probe", fit_probes(plain[judge_.train], train, plain[judge_.validation], validation))
+    probed = plain if plain.shape[1] <= PROBE_DIMENSIONS else components[:, :PROBE_DIMENSIONS]
+    probe = judge_.note("probe", fit_probes(probed[judge_.train], train, probed[judge_.validation], validation))
     named = {"raw": raw, "pca": pca, "probe": probe}
     features, records = [], []
     for key, path in checkpoints.items():
