@@ -168,6 +168,7 @@ class ProblemsConfig:
     max_steps: int = option(6, help=f"problems have one step to so many, at most {MAX_STEPS}, each number as often")
     seed: int = option(0, help="another seed gives other problems of the same split")
     output: Path = option(Path("problems.jsonl"), help="file to write, one problem per line")
+    words: bool = option(False, help="print the words that the demo model knows, and write nothing")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_problems")
@@ -176,6 +177,9 @@ class ProblemsConfig:
 
 def main() -> int:
     config = parse_config(ProblemsConfig, __doc__ or "")
+    if config.words:
+        print("\n".join(words()))
+        return 0
     lines = [
         json.dumps(problem.record()) + "\n"
         for problem in different_problems(config.seed, config.split, config.n_problems, config.max_steps)

@@ -89,6 +89,17 @@ def small(tmp_path: Path, **values: int) -> DemoConfig:
     return DemoConfig(**settings, output=tmp_path / "model", training=tmp_path)
 
 
+def test_the_words_that_the_demo_model_knows_are_printed() -> None:
+    result = subprocess.run(
+        [sys.executable, "demo/problems.py", "--words"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    special = {"<pad>", "<eos>", "<bot>", "<eot>"}
+    known = LatentReasoner.load(str(ROOT / "demo/model")).tokenizer.get_vocab()
+    printed = result.stdout.split()
+    assert set(printed) == {word for word in known if not word.startswith("<")}
+    assert len(known) - len(printed) <= len(special) + 1
+
+
 def test_the_losses_are_those_of_each_problem_alone_without_cache_or_padding(tmp_path: Path) -> None:
     training = Training(small(tmp_path, max_steps=6))
     reasoner = training.reasoner
