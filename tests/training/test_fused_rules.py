@@ -22,7 +22,11 @@ from tests.helpers.plain_training import (
     train_plain,
     two_clusters,
 )
+from thought_saes.activations.cell import Cell
+from thought_saes.results.names import SaeKey
+from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.adam import AdamSteps, linear_decay
+from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused import features as fused_features
 from thought_saes.training.fused import freezer as fused_freezer
 from thought_saes.training.fused import kernels
@@ -30,10 +34,13 @@ from thought_saes.training.fused import step as fused_step
 from thought_saes.training.fused.features import FeatureStates
 from thought_saes.training.fused.freezer import Freezer
 from thought_saes.training.fused.optimizer import SAEArrays
+from thought_saes.training.fused.selection import RULES as SELECTION_RULES
 from thought_saes.training.fused.selection import Selection
 from thought_saes.training.fused.step import StepTrainer
 from thought_saes.training.fused.team import Team
 from thought_saes.training.fused.trainer import train_fused
+from thought_saes.training.run import train_saes
+from thought_saes.training.start import seeded_sae
 
 TOPK, BATCHTOPK = Selection("topk", 4), Selection("batchtopk", 4)
 MATRYOSHKA = Selection("matryoshka", 4, (3, 6, 12, 24, 48))
@@ -300,3 +307,19 @@ def test_features_states_hold_together_whatever_moves(data: st.DataObject) -> No
     states.slack[0], states.n_dense = 0.5, max(1, states.n_dense)
     with pytest.raises(AssertionError):
         states.check()
+
+
+@pytest.mark.parametrize("variant", [rule for rule in SELECTION_RULES if rule in VARIANTS])
+def test_the_compiled_trainer_and_the_stack_give_the_same_sae(variant: str) -> None:
+    x = torch.from_numpy(random_rows(100, 24))
+    trained = []
+    for backend in ("fused", "torch"):
+        config = TrainConfig(variant=variant, epochs=3, batch_size=BATCH, backend=backend)
+        sae = seeded_sae(24, SaeKey(Cell(0, 0), 48, 4), 0, variant)
+        before = sae.encoder.weight.detach().clone()
+        train_saes([sae], [0], x[None], lambda _: iter(shuffles(100, 3)), config, backend, lambda n: None)
+        assert (sae.encoder.weight - before).abs().max() > 5e-3
+        trained.append(sae)
+    for ours, plain in zip(*(sae.parameters() for sae in trained), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
+        assert (ours - plain).abs().mean() < 1e-6
