@@ -103,8 +103,9 @@ def build_parser(config_class: type, description: str) -> argparse.ArgumentParse
             default = field.default
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
             settings["help"] += f" (default: {shown})".replace("%", "%%")
-        if kind is bool:
-            settings["action"] = "store_true"
+        if kind is bool:  # one that is not decided may be turned off too
+            undecided = field.default is None
+            settings["action"] = argparse.BooleanOptionalAction if undecided else "store_true"
         elif typing.get_origin(kind) is tuple:
             member = typing.get_args(kind)[0]
             settings |= {"nargs": "+", "type": whole if member is int else member, "metavar": "N"}

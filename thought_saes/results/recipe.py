@@ -21,6 +21,9 @@ class Recipe:
     batch_size: int = 256
     lr: float = 1e-3
     variant: str = PUBLISHED_VARIANT
+    centre: bool = False  # train on rows less their mean, scaled to a mean squared deviation of 1
+    start: str = "linear"  # linear, tied or components: see training/start.py
+    lr_decay: bool = False  # the learning rate falls linearly to zero
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -34,6 +37,13 @@ class Recipe:
     def record(self) -> dict[str, Any]:
         """As it goes into files."""
         return asdict(self)
+
+
+PUBLISHED = Recipe()
+# Found by experiment: docs/recipes.md.
+IMPROVED = Recipe(centre=True, start="components", lr_decay=True)
+RECIPES = {"published": PUBLISHED, "improved": IMPROVED}
+STARTS = ("linear", "tied", "components")
 
 
 @dataclass(frozen=True)

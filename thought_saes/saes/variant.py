@@ -6,11 +6,12 @@ tests hold the two together.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from thought_saes.saes.entries import Entries
 
@@ -52,6 +53,19 @@ class Variant(ABC):
         """The training's latents."""
         selected, smallest = self.select(pre_acts.detach(), k_values)
         return Encoded(torch.where(selected, pre_acts, 0), selected, smallest)
+
+    def losses(self, batch: Tensor, latents: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+        """The loss of each SAE of a stack, (n_sae,): the mean squared error over all values of batch (n_sae, n, d)."""
+        reconstruction = torch.baddbmm(b_dec, latents, W_dec)
+        return mse_loss(reconstruction, batch, reduction="none").mean(dim=(1, 2))
+
+    def prefixes(self, latent_dim: int) -> tuple[int, ...]:
+        """How many features each nested reconstruction of the loss has, ascending; none if there is but one."""
+        return ()
+
+    def finish(self, pre_acts: Iterable[Tensor], k: int, n_rows: int) -> dict[str, Tensor]:
+        """The extras of an SAE whose training ended, from its pre_acts (rows, latent_dim) on all n training rows."""
+        return {}
 
     @abstractmethod
     def entries(self, pre_acts: Tensor, k: int, extras: Extras) -> Entries:

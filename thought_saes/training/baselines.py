@@ -15,10 +15,11 @@ from thought_saes.results.provenance import provenance
 from thought_saes.results.recipe import Run
 from thought_saes.results.store import Results
 from thought_saes.saes.baselines import measure_baselines, moment_matched_rows, score
+from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.rows import about_rows, load_cells
-from thought_saes.training.run import train_saes
-from thought_saes.training.start import epoch_orders, seeded_sae
+from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.start import epoch_orders
 
 
 def control_size(latent_dims: Sequence[int]) -> int:
@@ -59,7 +60,14 @@ def baselines_of(
     """Measure what the SAEs of a cell are to be compared with."""
     x_train, x_validation = (x[0] for x in load_cells(cache, [cell], device))
     keys = (SaeKey(cell, latent_dim, k) for latent_dim in latent_dims for k in config.k_values)
-    untrained = (seeded_sae(cache.input_dim, key, config.seed, config.variant).to(device) for key in keys)
+    prepared = Prepared(x_train, config.settings)
+
+    def untrained_sae(key: SaeKey) -> SparseAutoencoder:
+        sae = prepared.start(key, config.seed).to(device)
+        prepared.finish(sae)
+        return sae
+
+    untrained = map(untrained_sae, keys)
     return measure_baselines(x_train, x_validation, config.k_values, untrained)
 
 
@@ -83,10 +91,11 @@ def gaussian_control(
     def orders(_: int) -> Iterator[np.ndarray]:
         return epoch_orders(len(train), config.epochs, config.seed, cell)
 
-    by_k = {}
+    prepared, by_k = Prepared(train, config.settings), {}
     for k in config.k_values:
-        sae = seeded_sae(cache.input_dim, SaeKey(cell, latent_dim, k), config.seed, config.variant).to(device)
-        trained = train_saes([sae], [0], train[None], orders, config, backend, lambda n: None)
+        sae = prepared.start(SaeKey(cell, latent_dim, k), config.seed).to(device)
+        trained = train_saes([sae], [0], prepared.x[None], orders, config, backend, lambda n: None)
+        prepared.finish(sae)
         found = score(validation, sae) if trained[0].finite else dict.fromkeys(("explained_variance", "fvu"), math.nan)
         by_k[str(k)] = found | {"pca_fvu": pca[str(k)]["fvu"]}
     return {str(latent_dim): by_k}

@@ -16,7 +16,7 @@ from thought_saes.common.flags import (
     option,
 )
 from thought_saes.results.names import K_VALUES, LATENT_DIMS
-from thought_saes.results.recipe import Recipe, Run
+from thought_saes.results.recipe import RECIPES, STARTS, Recipe, Run
 from thought_saes.saes.variants import VARIANTS
 
 
@@ -25,10 +25,15 @@ class TrainConfig:
     """What `train_grid.py` and `train_all_layers_positions.py` both take; the fields of Recipe are among them."""
 
     k_values: tuple[int, ...] = option(K_VALUES, help="latents kept per row, one SAE for each")
-    variant: str = option(Recipe.variant, choices=tuple(VARIANTS), help="how latents are chosen")
-    epochs: int = option(Recipe.epochs, help="passes over the training rows")
-    batch_size: int = option(Recipe.batch_size, help="rows per step; the last batch of an epoch may be short")
-    lr: float = option(Recipe.lr, help="learning rate of Adam")
+    # Each field of Recipe; None takes what --recipe says.
+    recipe: str = option("published", choices=tuple(RECIPES), help="the settings below, where they are not given")
+    variant: str = option(None, choices=tuple(VARIANTS), help="how latents are chosen")
+    centre: bool = option(None, help="train on centred and scaled rows; the file's weights are of raw rows")
+    start: str = option(None, choices=STARTS, help="linear: nn.Linear's; tied; components: from the rows, tied")
+    epochs: int = option(None, help="passes over the training rows (published: 25)")
+    batch_size: int = option(None, help="rows per step; the last batch of an epoch may be short (published: 256)")
+    lr: float = option(None, help="learning rate of Adam, at the first step (published: 0.001)")
+    lr_decay: bool = option(None, help="let the learning rate fall linearly to zero")
     seed: int = option(0, help="seed of the initial weights and of the batches")
     activations: Path = option(Path("activations"), help="folder that extract_activations.py wrote")
     results: Path = option(Path("results"), help="folder for the checkpoints and metrics")
@@ -48,6 +53,11 @@ class TrainConfig:
     dry_run: bool = option(False, help="say what would be trained, what it would take and for how long, and stop")
 
     def __post_init__(self) -> None:
+        for field in fields(Recipe):
+            if getattr(self, field.name) is None:
+                object.__setattr__(self, field.name, getattr(RECIPES[self.recipe], field.name))
+        if self.start == "components" and not self.centre:
+            raise InputError("--start components needs --centre: principal components are those of centred rows")
         keep_once(self, "k_values")
         check_at_least(self, 1, "k_values", "epochs", "batch_size")
         check_at_least(self, 0, "seed")
@@ -59,13 +69,13 @@ class TrainConfig:
             raise InputError(f"k {max(self.k_values)} is larger than latent_dim {min(latent_dims)}")
 
     @property
-    def recipe(self) -> Recipe:
+    def settings(self) -> Recipe:
         """How the SAEs are trained."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
     def run(self, fingerprint: str) -> Run:
         """The identity of the SAEs of a cell whose activations have this fingerprint."""
-        return Run(self.recipe, self.seed, fingerprint)
+        return Run(self.settings, self.seed, fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ from thought_saes.training.config import TrainConfig
 from thought_saes.training.jobs import Job, MeasureCell, TrainSaes
 from thought_saes.training.plan import Plan, bytes_to_write
 from thought_saes.training.rows import load_cells
-from thought_saes.training.run import train_saes
+from thought_saes.training.run import Prepared, train_saes
 from thought_saes.training.stack import bytes_of_a_cell
-from thought_saes.training.start import epoch_orders, seeded_sae
+from thought_saes.training.start import epoch_orders
 
 # A stack trains for an epoch, then for two, four and so on, until a run of it takes so long; on so many batches.
 CALIBRATION_SECONDS = 3.0
@@ -117,11 +117,13 @@ def seconds_of_a_stack(
     stack: TrainSaes, config: TrainConfig, cache: ActivationCache, device: torch.device, backend: str
 ) -> float:
     """Training the stack and measuring its SAEs."""
-    x_train, x_validation = load_cells(cache, stack.cells, device)
+    x_raw, x_validation = load_cells(cache, stack.cells, device)
+    prepared = [Prepared(rows, config.settings) for rows in x_raw]
+    x_train = torch.stack([one.x for one in prepared])
     members = [(cell, key) for cell, part in enumerate(stack.parts) for key in part.keys]
 
     def train(x: Tensor, epochs: int) -> tuple[float, list[SparseAutoencoder]]:
-        saes = [seeded_sae(cache.input_dim, key, config.seed, config.variant) for _, key in members]
+        saes = [prepared[cell].start(key, config.seed) for cell, key in members]
 
         def orders(cell: int) -> Iterator[np.ndarray]:
             return epoch_orders(x.shape[1], epochs, config.seed, stack.cells[cell])

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from thought_saes.training.adam import BETA1, BETA2, DECAY
+from thought_saes.training.adam import BETA1, BETA2, DECAY, Rates
 from thought_saes.training.stack import Epoch, Stack, train_epoch
 
 REST = 1e-9  # how far a weight at rest may still move: the rounding of weights around 0.01
@@ -55,7 +56,7 @@ class Frozen(NamedTuple):
 class LiveEpochs:
     """`train_epoch` for one stack, from its first epoch to its last: but for rounding it does the same."""
 
-    def __call__(self, stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: float, steps: int) -> Epoch:
+    def __call__(self, stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rates, steps: int) -> Epoch:
         n_sae, _, latent_dim = stack.weights[0].shape
         n_steps = -(-order.shape[1] // batch_size)
         if steps == 0:
@@ -95,10 +96,10 @@ class LiveEpochs:
         self.idle_steps = torch.where(self.epoch.fired, 0, self.idle_steps + n_steps)
         return self.epoch
 
-    def _choose(self, stack: Stack, x: Tensor, lr: float) -> list[Frozen | None]:
+    def _choose(self, stack: Stack, x: Tensor, lr: Rates) -> list[Frozen | None]:
         """For each SAE what the coming epoch leaves out; None if that would not pay."""
         latent_dim = self.idle_steps.shape[1]
-        resting = self.idle_steps >= steps_to_rest(lr)  # (n_sae, latent_dim)
+        resting = self.idle_steps >= steps_to_rest(float(np.max(lr)))  # (n_sae, latent_dim)
         last_if_resting = resting.byte().argsort(dim=1, stable=True)
         chosen: dict[int, tuple[Tensor, Tensor]] = {}
         for place, n_resting in enumerate(resting.sum(dim=1).tolist()):

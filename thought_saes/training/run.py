@@ -13,14 +13,19 @@ from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError, one_line
 from thought_saes.results.names import SaeKey
 from thought_saes.results.provenance import provenance
+from thought_saes.results.recipe import Recipe
 from thought_saes.results.store import Results
 from thought_saes.saes.measures import evaluate
+from thought_saes.saes.moments import CHUNK_ROWS, chunks
 from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.saes.variants import VARIANTS
+from thought_saes.training.adam import linear_decay
 from thought_saes.training.config import TrainConfig
+from thought_saes.training.frame import Frame
 from thought_saes.training.freezing import LiveEpochs
 from thought_saes.training.rows import about_rows, load_cells
-from thought_saes.training.stack import Trained, train_stack
-from thought_saes.training.start import epoch_orders, seeded_sae
+from thought_saes.training.stack import Trained, train_epoch, train_stack
+from thought_saes.training.start import Spectrum, epoch_orders, start_sae
 
 
 class Part(NamedTuple):
@@ -73,18 +78,59 @@ def train_saes(
     """Train SAEs of one shape, in place, in the faster way: saes[i] on x[cells[i]], x (n_cells, n, input_dim).
 
     `orders(cell)` are the orders of its rows, epoch by epoch. `on_epochs(n)` is called as training goes on: n more
-    epochs of one SAE are done. What trained is said in the result.
+    epochs of one SAE are done.
     """
+    n_steps = config.epochs * -(-x.shape[1] // config.batch_size)
+    rates = linear_decay(config.lr, n_steps) if config.lr_decay else config.lr
     if backend == "fused":
+        from thought_saes.training.fused.selection import RULES, Selection
         from thought_saes.training.fused.trainer import fused_pays, train_sae
 
-        if config.backend == "fused" or all(fused_pays(sae.input_dim, sae.latent_dim, sae.k) for sae in saes):
+        compiled = config.variant in RULES
+        if config.backend == "fused" and not compiled:
+            raise InputError(f"--backend fused has no {config.variant}: leave --backend out")
+        if compiled and (
+            config.backend == "fused" or all(fused_pays(sae.input_dim, sae.latent_dim, sae.k) for sae in saes)
+        ):
             return [
-                train_sae(sae, x[cell], orders(cell), config.batch_size, config.lr, on_epochs)
+                train_sae(
+                    sae,
+                    x[cell],
+                    orders(cell),
+                    config.batch_size,
+                    rates,
+                    on_epochs,
+                    Selection(config.variant, sae.k, sae.variant.prefixes(sae.latent_dim)),
+                )
                 for sae, cell in zip(saes, cells, strict=True)
             ]
     of_all_cells = map(np.stack, zip(*map(orders, range(len(x))), strict=True))
-    return train_stack(saes, cells, x, of_all_cells, config.batch_size, config.lr, on_epochs, run_epoch=LiveEpochs())
+    # What a batch or a nested prefix selects has no bound of its own row, by which features could be left out.
+    run_epoch = LiveEpochs() if VARIANTS[config.variant].threshold == "row" else train_epoch
+    return train_stack(saes, cells, x, of_all_cells, config.batch_size, rates, on_epochs, run_epoch=run_epoch)
+
+
+class Prepared:
+    """A cell's training rows in the coordinates of the recipe, and what its SAEs start from."""
+
+    def __init__(self, x: Tensor, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.frame = Frame.of(x) if recipe.centre else None
+        self.x = x if self.frame is None else self.frame.apply(x)
+        self.spectrum = Spectrum.of(self.x) if recipe.start == "components" else None
+
+    def start(self, key: SaeKey, seed: int) -> SparseAutoencoder:
+        """The SAE before its first step, in these coordinates."""
+        return start_sae(key, seed, self.recipe, self.x, self.spectrum)
+
+    @torch.no_grad()
+    def finish(self, sae: SparseAutoencoder) -> None:
+        """Bring a trained (or untrained) SAE into raw units, its inference's extras measured."""
+        pre_acts = (sae.encoder(rows) for rows in chunks(self.x, CHUNK_ROWS))
+        for name, value in sae.variant.finish(pre_acts, sae.k, len(self.x)).items():
+            getattr(sae, name).copy_(value)
+        if self.frame is not None:
+            self.frame.fold(sae)
 
 
 def train_parts(
@@ -98,20 +144,24 @@ def train_parts(
     """Train the SAEs of parts of one latent_dim, measure them and write their files. Returns what failed, in words."""
     x_train, x_validation = load_cells(cache, [part.cell for part in parts], device)
     results, about = Results(config.results), about_rows(cache) | {"epochs": config.epochs}
+    prepared = [Prepared(rows, config.settings) for rows in x_train]
+    x = torch.stack([one.x for one in prepared]) if config.centre and len(parts) > 1 else None
+    x = x_train if not config.centre else (prepared[0].x[None] if x is None else x)
 
     def orders(cell: int) -> Iterator[np.ndarray]:
         return epoch_orders(x_train.shape[1], config.epochs, config.seed, parts[cell].cell)
 
     def train_stack_of(stack: Sequence[tuple[int, SaeKey]]) -> list[str]:
         cells = [cell for cell, _ in stack]
-        saes = [seeded_sae(cache.input_dim, key, config.seed, config.variant) for _, key in stack]
+        saes = [prepared[cell].start(key, config.seed) for cell, key in stack]
         failures = []
         for (cell, key), sae, trained in zip(
-            stack, saes, train_saes(saes, cells, x_train, orders, config, backend, on_epochs), strict=True
+            stack, saes, train_saes(saes, cells, x, orders, config, backend, on_epochs), strict=True
         ):
             if not trained.finite:
                 failures.append(f"{key}: the loss is not finite")
                 continue
+            prepared[cell].finish(sae)
             costs = {"train_time_sec": trained.seconds, "epochs": config.epochs}
             sae.metrics = evaluate(sae, x_train[cell], x_validation[cell]) | costs
             made = provenance(trained.backend, str(device))

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from thought_saes.saes.sae import SparseAutoencoder, n_weights
 from thought_saes.saes.variants import VARIANTS
+from thought_saes.training.adam import Rates
 
 
 class Trained(NamedTuple):
@@ -77,7 +77,7 @@ class Epoch(NamedTuple):
     kth: Tensor  # (n_sae, n) the k-th largest |pre_act| of each row when it was shown
 
 
-def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: float, steps: int) -> Epoch:
+def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rates, steps: int) -> Epoch:
     """Train a stack, in place, for an epoch on x (n_cells, n, input_dim) in the SAEs' order (n_sae, n).
 
     `steps` were taken before. Nothing here waits for the device or copies to it.
@@ -85,19 +85,19 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: flo
     variant = VARIANTS[stack.variant]
     n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
     W_enc, b_enc, W_dec, b_dec = weights = [weight.detach().requires_grad_() for weight in stack.weights]
-    optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
+    optimizer = torch.optim.Adam(weights, lr=rate_of(lr, steps), fused=True)
     for weight, first, second in zip(weights, stack.first_moments, stack.second_moments, strict=True):
         step = torch.full((), float(steps), device=device)
         optimizer.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
     loss_sum = torch.zeros(n_sae, device=device)
     fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
-    for rows in order.split(batch_size, dim=1):
+    for step_number, rows in enumerate(order.split(batch_size, dim=1), start=steps):
+        optimizer.param_groups[0]["lr"] = rate_of(lr, step_number)
         batch = x[stack.cell[:, None], rows]  # (n_sae, batch, input_dim)
         pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
         latents, selected, smallest = variant.encode(pre_acts, stack.k_values, {})
-        reconstruction = torch.baddbmm(b_dec, latents, W_dec)
-        losses = mse_loss(reconstruction, batch, reduction="none").mean(dim=(1, 2))  # (n_sae,)
+        losses = variant.losses(batch, latents, W_dec, b_dec)  # (n_sae,)
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
@@ -107,7 +107,12 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: flo
     return Epoch(loss_sum.isfinite(), fired, kth)
 
 
-EpochRunner = Callable[[Stack, Tensor, Tensor, int, float, int], Epoch]  # as `train_epoch`
+def rate_of(lr: Rates, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    return lr if isinstance(lr, float) else float(lr[step])
+
+
+EpochRunner = Callable[[Stack, Tensor, Tensor, int, Rates, int], Epoch]  # as `train_epoch`
 
 
 @tf32_allowed()
@@ -117,7 +122,7 @@ def train_stack(
     x: Tensor,
     orders: Iterator[np.ndarray],
     batch_size: int,
-    lr: float,
+    lr: Rates,
     on_epochs: Callable[[int], object] = lambda n: None,
     run_epoch: EpochRunner = train_epoch,
 ) -> list[Trained]:
