@@ -43,6 +43,8 @@ class BatchTopK(Variant):
         for chunk in pre_acts:
             values = torch.cat([largest, chunk[chunk > 0].cpu()])
             largest = values.topk(min(k * n_rows + 1, len(values)), sorted=False).values
-        # Above the value after the last that is kept, so that exactly k * n rows' entries exceed it.
-        kept_all = len(largest) <= k * n_rows
-        return {"threshold": torch.zeros(()) if kept_all else largest.amin()}
+        if len(largest) <= k * n_rows:
+            return {"threshold": torch.zeros(())}
+        # Between the last that is kept and the next: rounding moves neither across.
+        next_one, last_kept = largest.topk(2, largest=False, sorted=True).values.double()
+        return {"threshold": ((next_one + last_kept) / 2).float()}
