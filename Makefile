@@ -10,6 +10,9 @@ demo: .venv/installed
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python interpret_features.py --latent-dim 256 --all-configurations \
 		--activations $(RUN)/activations --results $(RUN)/results
+	.venv/bin/python demo/problems.py --split test --n-problems 200 --output $(RUN)/test.jsonl
+	.venv/bin/python substitute_thoughts.py --model demo/model --dataset $(RUN)/test.jsonl --latent-dims 256 --layers 1 \
+		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python demo/tell_findings.py --results $(RUN)/results
