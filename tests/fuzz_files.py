@@ -261,8 +261,9 @@ def main() -> int:
     findings, kinds = [], Counter[str]()
     with tempfile.TemporaryDirectory() as temporary:
         base, work = Path(temporary) / "base", Path(temporary) / "work"
-        base.mkdir()
-        make_run(base, config.model, config.questions)
+        work.mkdir()
+        make_run(work, config.model, config.questions)
+        shutil.copytree(work, base)  # a resumed extraction compares the model's path: rounds run where it was made
         if config.rounds is not None:
             kind, finding = fuzz_round(base, work, config.seed, config.rounds)
             print(finding or f"nothing found; {kind}")

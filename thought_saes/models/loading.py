@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from msgspec.structs import replace
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -224,7 +225,9 @@ def load_config(folder: Path, name: str, placement: Placement) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=placement.trust_remote_code)
         config.vocab_size + 0, config.hidden_size + 0, config.tie_word_embeddings
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as problem:
+    except (
+        *(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, StrictDataclassError),
+    ) as problem:
         refuse_code(problem, folder, name)
         raise InputError(f"{name} is no causal LM ({one_line(problem)[:200]})") from problem
     return config
@@ -268,7 +271,7 @@ def load_plain_model(folder: Path, name: str, placement: Placement, **options: A
         )
     except (
         *(OSError, ValueError, LookupError, RuntimeError, SafetensorError, ImportError, AttributeError, TypeError),
-        struct.error,
+        *(StrictDataclassError, struct.error),
     ) as problem:
         refuse_code(problem, folder, name)
         raise InputError(f"{name} is no model that can be loaded ({one_line(problem)[:200]})") from problem
