@@ -282,10 +282,8 @@ def limits(findings: Findings, origin: Origin) -> list[str]:
         )
     collapsed, able = findings.collapsed
     if collapsed:
-        points.append(
-            f"**Collapse**: {of(collapsed, able)} SAEs fire nearly the same features on every row; means over all SAEs "
-            "mix them in."
-        )
+        mixed = "SAEs fire nearly the same features on every row; means over all SAEs mix them in."
+        points.append(f"**Collapse**: {of(collapsed, able)} {mixed}")
     if not study.has_fvu:
         points.append(f"**No fvu**: {EV} cannot tell a good SAE from a constant prediction.")
     if not has(saes, "mean_explained_variance"):
