@@ -74,4 +74,4 @@ def test_scripts_are_thin_and_modules_short() -> None:
     long = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in PACKAGE.rglob("*.py")}
     assert not {name: n for name, n in long.items() if n > 300 and name not in LONG}
     scripts = {path.name: path.read_text().count("\n") for path in ROOT.glob("*.py")}
-    assert not {name: n for name, n in scripts.items() if n > 120}
+    assert not {name: n for name, n in scripts.items() if n > 140}

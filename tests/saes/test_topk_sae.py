@@ -16,6 +16,10 @@ from thought_saes.saes.moments import Moments
 from thought_saes.saes.sae import TopKSAE
 
 
+def fvu(x: np.ndarray, x_hat: np.ndarray) -> float:
+    return float(((x - x_hat) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
+
+
 def measured(sae: TopKSAE, x: Tensor) -> dict[str, float]:
     """Every measure on x (n, input_dim) as validation rows."""
     measures = [make(sae.latent_dim) for _, make in MEASURES]
@@ -170,6 +174,8 @@ def test_the_metrics_equal_their_definitions_in_numpy() -> None:
         "feature_death_rate": (all_z == 0).all(0).mean(),
         "fvu": ((x64 - x_hat) ** 2).sum() / ((x64 - x64.mean(0)) ** 2).sum(),
         "fvu_train": ((train64 - train_hat) ** 2).sum() / ((train64 - train64.mean(0)) ** 2).sum(),
+        "fvu_selection": fvu(x64[::2], x_hat[::2]),
+        "fvu_report": fvu(x64[1::2], x_hat[1::2]),
         "num_active_features_validation": (z != 0).any(0).sum(),
         "busiest_10_share": np.sort((all_z != 0).sum(0))[-10:].sum() / (all_z != 0).sum(),
         "firing_rate_mean": np.mean([rate for rate in (all_z != 0).mean(0) if rate]),

@@ -44,6 +44,8 @@ class Metrics(Record):
     cosine_similarity: Measured = None
     fvu: Measured = None
     fvu_train: Measured = None
+    fvu_selection: Measured = None
+    fvu_report: Measured = None
     l0_mean: Measured = None
     l0_std: Measured = None
     mean_activation: Measured = None

@@ -94,6 +94,36 @@ class Reconstruction(Measure):
         }
 
 
+class Halves(Measure):
+    """fvu on two halves of the validation rows, every second row in each: one to choose an SAE by, one to report it."""
+
+    figures = (
+        Figure("fvu_selection", "fvu on every second validation row, the first among them", "share", "low", False),
+        Figure("fvu_report", "fvu on the other validation rows", "share", "low", False),
+    )
+
+    def __init__(self) -> None:
+        self.moments = (Moments(), Moments()), (Moments(), Moments())
+        self.n_seen = 0
+
+    def update(self, batch: Batch) -> None:
+        if not batch.validation:
+            return
+        for half, (original, error) in enumerate(self.moments):
+            rows = slice((half - self.n_seen) % 2, None, 2)
+            if len(batch.rows[rows]):
+                original.add(batch.rows[rows])
+                error.add(batch.rows[rows] - batch.reconstruction[rows])
+        self.n_seen += len(batch.rows)
+
+    def compute(self) -> dict[str, float | int]:
+        names = (figure.name for figure in self.figures)
+        return {
+            name: fraction_of_variance_unexplained(*moments) if moments[0].count else float("nan")
+            for name, moments in zip(names, self.moments, strict=True)
+        }
+
+
 class Sparsity(Measure):
     """How many latents of a validation row are not zero, and how large they are."""
 
@@ -196,6 +226,7 @@ class Firings(Measure):
 # What makes each measure, for an SAE of this latent_dim.
 MEASURES: tuple[tuple[type[Measure], Callable[[int], Measure]], ...] = (
     (Reconstruction, lambda latent_dim: Reconstruction()),
+    (Halves, lambda latent_dim: Halves()),
     (Sparsity, lambda latent_dim: Sparsity()),
     (MedianActivation, lambda latent_dim: MedianActivation()),
     (Firings, Firings),
