@@ -1,0 +1,99 @@
+"""What the SAEs keep of another data set's thoughts, from transfer.json."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thought_saes.analysis.findings import Findings
+from thought_saes.common.errors import DamagedFile
+from thought_saes.common.files import read_json
+from thought_saes.common.text import count, known, number, percent, table
+
+FILE = "transfer.json"
+
+
+def tell(folders: Sequence[Path], findings: Findings) -> str | None:
+    """The section, or None where no folder holds the file. Raises DamagedFile."""
+    path = next((folder / FILE for folder in folders if (folder / FILE).exists()), None)
+    if path is None:
+        return None
+    content = read_json(path)
+    try:
+        return phrase(content)
+    except (LookupError, TypeError, AttributeError) as problem:
+        raise DamagedFile(f"{path} is damaged: evaluate_transfer.py writes it anew") from problem
+
+
+def phrase(content: dict[str, Any]) -> str:
+    """The section's Markdown: the gap, then a table by configuration."""
+    records, about = content["records"], content["metadata"]
+    beside = {(one["layer"], one["position"]): one for one in content["baselines"]}
+    of_configuration = {(gap["latent_dim"], gap["k"]): gap for gap in content["gaps"]}
+    rows = []
+    for latent_dim, k in sorted({(record["latent_dim"], record["k"]) for record in records}):
+        some = [record for record in records if (record["latent_dim"], record["k"]) == (latent_dim, k)]
+        cells = [beside[record["layer"], record["position"]] for record in some]
+        rows.append(
+            [
+                f"{latent_dim}",
+                f"{k}",
+                mean(record["fvu"] for record in some),
+                mean(record["own"] and record["own"]["fvu"] for record in some),
+                gap_in_words(of_configuration.get((latent_dim, k))),
+                mean(one["pca_of_a"] and one["pca_of_a"][str(k)]["fvu"] for one in cells),
+                mean(one["pca_of_b"][str(k)]["fvu"] for one in cells),
+                mean((record["l0_mean"] for record in some), ".1f"),
+                percent(average(record["feature_death_rate"] for record in some)),
+                percent(average(record["own"] and record["own"]["feature_death_rate"] for record in some)),
+            ]
+        )
+    headers = ["latent_dim", "k", "fvu", "its own", "gap", "PCA", "its own PCA", "L0", "dead there", "its own dead"]
+    means = mean(one["mean_of_a"] and one["mean_of_a"]["fvu"] for one in beside.values())
+    notes = (
+        "Means over cells, fvu on the other data set's validation rows, around their own mean. *Its own*: the SAEs and "
+        "the PCA of rank k that were fitted on its training rows. Dead there: zero on every row of it. The mean of the "
+        f"training rows that the SAEs saw has an fvu of {means}. Brackets hold intervals of 95 %, cells resampled."
+    )
+    return "\n\n".join([finding(of_configuration.get((None, None)), records, about), table(headers, rows, 0), notes])
+
+
+def finding(whole: dict[str, Any] | None, records: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    """The first sentences: whether the SAEs carry over."""
+    on = f"On {count(about['n_validation'], 'row')} of `{about['activations']}`"
+    if whole is None:
+        fvu = mean(record["fvu"] for record in records)
+        return f"{on} the SAEs leave an fvu of {fvu}; SAEs of that data set were not measured beside them."
+    low, high = whole["gap_interval"] or (None, None)
+    if low is None or high is None:
+        verdict = "one cell does not say how sure that is"
+    elif low > 0:
+        verdict = "they lose by the change of data"
+    elif high < 0:
+        verdict = "they do better than its own"
+    else:
+        verdict = "the interval holds 0"
+    return (
+        f"{on} the SAEs leave an fvu of {number(whole['fvu'])}, its own SAEs {number(whole['fvu_own'])}: a gap of "
+        f"{gap_in_words(whole)} over {count(whole['n_saes'], 'SAE')} of {count(whole['n_cells'], 'cell')}; {verdict}."
+    )
+
+
+def gap_in_words(gap: dict[str, Any] | None) -> str:
+    """`+0.1234 [+0.1000, +0.1500]`."""
+    if gap is None:
+        return "-"
+    interval = gap["gap_interval"]
+    ends = f" [{number(interval[0], '+.4f')}, {number(interval[1], '+.4f')}]" if interval else ""
+    return number(gap["gap"], "+.4f") + ends
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are there; None if none is."""
+    there = [value for value in values if value is not None and known(value)]
+    return float(np.mean(there)) if there else None
+
+
+def mean(values: Iterable[float | None], form: str = ".4f") -> str:
+    return number(average(values), form)
