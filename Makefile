@@ -6,8 +6,10 @@ demo: .venv/installed
 	.venv/bin/python demo/problems.py --output $(RUN)/problems.jsonl
 	.venv/bin/python extract_activations.py --model demo/model --dataset $(RUN)/problems.jsonl --positions 0-6 \
 		--batch-size 128 --activations $(RUN)/activations
-	.venv/bin/python train_all_layers_positions.py --latent-dims 128 256 512 --gaussian-control \
+	.venv/bin/python train_all_layers_positions.py --recipe improved --latent-dims 128 256 512 --gaussian-control \
 		--activations $(RUN)/activations --results $(RUN)/results
+	.venv/bin/python train_all_layers_positions.py --no-checkpoints --latent-dims 128 256 512 \
+		--activations $(RUN)/activations --results $(RUN)/published
 	.venv/bin/python interpret_features.py --latent-dim 256 --all-configurations \
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python demo/problems.py --split test --n-problems 200 --output $(RUN)/test.jsonl
@@ -15,7 +17,10 @@ demo: .venv/installed
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
+	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/results --output $(RUN)/recipes.md \
+		--figure $(RUN)/recipes.png > /dev/null
 	.venv/bin/python demo/tell_findings.py --results $(RUN)/results
+	@echo "What the published recipe gives instead: $(RUN)/recipes.md"
 
 test: .venv/installed
 	.venv/bin/ruff check .
