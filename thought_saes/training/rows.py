@@ -9,6 +9,7 @@ from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
+from thought_saes.common.text import without_path
 
 
 def load_cells(cache: ActivationCache, cells: Sequence[Cell], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,7 @@ def about_rows(cache: ActivationCache) -> dict[str, Any]:
 
 
 def origin(cache: ActivationCache) -> dict[str, Any]:
-    """What the activations are of, as far as their extraction recorded it."""
+    """What the activations are of, as far as their extraction recorded it; of an absolute path the last name."""
     names = ("model", "dataset", "dataset_split", "thought_projection")
-    return {name: cache.metadata[name] for name in names if name in cache.metadata}
+    said = {name: cache.metadata[name] for name in names if name in cache.metadata}
+    return said | {name: without_path(said[name]) for name in ("model", "dataset") if name in said}
