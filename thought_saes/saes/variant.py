@@ -7,18 +7,23 @@ tests hold the two together.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from thought_saes.saes.entries import Entries
 
+if TYPE_CHECKING:
+    from thought_saes.saes.sae import SparseAutoencoder
+
 # What a feature's pre-activation is held against to be selected: the k-th largest of its row or of the batch, a
 # threshold of its own, or nothing.
 Threshold = Literal["row", "batch", "feature", "none"]
-Extras = Mapping[str, Tensor]  # the parameters or buffers of a variant beyond W_enc, b_enc, W_dec, b_dec
+# The tensors of a variant beyond W_enc, b_enc, W_dec, b_dec, by name; and b_enc, which some need as well.
+Extras = Mapping[str, Tensor]
+B_ENC = "b_enc"
 
 
 class Encoded(NamedTuple):
@@ -27,6 +32,9 @@ class Encoded(NamedTuple):
     latents: Tensor  # (n_sae, batch, latent_dim), differentiable
     selected: Tensor  # (n_sae, batch, latent_dim) bool
     smallest: Tensor  # (n_sae, batch) the magnitude that a pre-activation had to reach on each row
+    extra_losses: Tensor | None = (
+        None  # (n_sae,) what the variant adds to the loss, in mean squares of the centred batch
+    )
 
 
 class Variant(ABC):
@@ -37,6 +45,8 @@ class Variant(ABC):
     threshold: Threshold
     # Whether a feature that a row does not select gets a gradient from it: if not, it may rest in a fast path.
     unselected_gradient: bool = False
+    trained: tuple[str, ...] = ()  # the extras that training moves
+    extras_rate: float = 1.0  # their learning rate, in units of that of the weights
 
     def extras(self, latent_dim: int) -> dict[str, Tensor]:
         """Further tensors of one SAE, as they start; each is (latent_dim,) or a scalar."""
@@ -49,8 +59,12 @@ class Variant(ABC):
         k_values (n_sae,) ascend.
         """
 
+    def begin(self, pre_acts: Iterable[Tensor], k: int, n_rows: int) -> dict[str, Tensor]:
+        """The extras before the first step, from the pre_acts (rows, latent_dim) on all n training rows."""
+        return {}
+
     def encode(self, pre_acts: Tensor, k_values: Sequence[int], extras: Extras) -> Encoded:
-        """The training's latents."""
+        """The training's latents; extras (n_sae, 1, latent_dim), those that are trained and b_enc."""
         selected, smallest = self.select(pre_acts.detach(), k_values)
         return Encoded(torch.where(selected, pre_acts, 0), selected, smallest)
 
@@ -63,9 +77,13 @@ class Variant(ABC):
         """How many features each nested reconstruction of the loss has, ascending; none if there is but one."""
         return ()
 
-    def finish(self, pre_acts: Iterable[Tensor], k: int, n_rows: int) -> dict[str, Tensor]:
+    def finish(self, pre_acts: Iterable[Tensor], k: int, n_rows: int, extras: Extras) -> dict[str, Tensor]:
         """The extras of an SAE whose training ended, from its pre_acts (rows, latent_dim) on all n training rows."""
         return {}
+
+    def fold(self, extras: Extras, scale: float, shift: Tensor) -> dict[str, Tensor]:
+        """The extras once W x is scale * (what it was) + shift (latent_dim,) float64: thresholds of p scale with it."""
+        return {name: scale * value.double() for name, value in extras.items() if name != B_ENC}
 
     @abstractmethod
     def entries(self, pre_acts: Tensor, k: int, extras: Extras) -> Entries:
@@ -81,6 +99,14 @@ class Variant(ABC):
             raise ValueError(f"no SAE has input_dim {input_dim}, latent_dim {latent_dim} and k {k}")
 
 
-def extras_of(module: nn.Module) -> dict[str, Any]:
-    """The buffers of an SAE: its variant's extras."""
-    return dict(module.named_buffers(recurse=False))
+def extras_of(sae: "SparseAutoencoder") -> dict[str, Tensor]:
+    """The buffers of an SAE, its variant's extras, and b_enc."""
+    return {**dict(sae.named_buffers(recurse=False)), B_ENC: sae.encoder.bias}
+
+
+@torch.no_grad()
+def set_extras(sae: "SparseAutoencoder", values: Extras) -> None:
+    """Copy values into the extras of these names."""
+    places = extras_of(sae)
+    for name, value in values.items():
+        places[name].copy_(value)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thought_saes.saes.moments import CHUNK_ROWS, chunks
 from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.saes.variant import extras_of, set_extras
 
 
 class Frame(NamedTuple):
@@ -44,11 +45,12 @@ class Frame(NamedTuple):
     def fold(self, sae: SparseAutoencoder) -> None:
         """Bring an SAE of framed rows into raw units, in place: its latents and thresholds are `scale` times as large.
 
-        In float64, stored as float32: W, scale b_enc - W mean, D, scale b_dec + mean.
+        In float64, stored as float32: W, scale b_enc - W mean, D, scale b_dec + mean; the extras as
+        the variant says.
         """
         W = sae.encoder.weight.double()
         mean = self.mean.to(W.device)
-        sae.encoder.bias.copy_(self.scale * sae.encoder.bias.double() - W @ mean)
+        shift = W @ mean
+        set_extras(sae, sae.variant.fold(extras_of(sae), self.scale, shift))
+        sae.encoder.bias.copy_(self.scale * sae.encoder.bias.double() - shift)
         sae.decoder.bias.copy_(self.scale * sae.decoder.bias.double() + mean)
-        for threshold in sae.buffers():
-            threshold.mul_(self.scale)

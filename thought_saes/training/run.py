@@ -18,6 +18,7 @@ from thought_saes.results.store import Results
 from thought_saes.saes.measures import evaluate
 from thought_saes.saes.moments import CHUNK_ROWS, chunks
 from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.saes.variant import extras_of, set_extras
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.adam import linear_decay
 from thought_saes.training.config import TrainConfig
@@ -121,14 +122,17 @@ class Prepared:
 
     def start(self, key: SaeKey, seed: int) -> SparseAutoencoder:
         """The SAE before its first step, in these coordinates."""
-        return start_sae(key, seed, self.recipe, self.x, self.spectrum)
+        sae = start_sae(key, seed, self.recipe, self.x, self.spectrum)
+        with torch.no_grad():
+            pre_acts = (sae.encoder(rows.cpu()) for rows in chunks(self.x, CHUNK_ROWS))
+            set_extras(sae, sae.variant.begin(pre_acts, sae.k, len(self.x)))
+        return sae
 
     @torch.no_grad()
     def finish(self, sae: SparseAutoencoder) -> None:
         """Bring a trained (or untrained) SAE into raw units, its inference's extras measured."""
         pre_acts = (sae.encoder(rows) for rows in chunks(self.x, CHUNK_ROWS))
-        for name, value in sae.variant.finish(pre_acts, sae.k, len(self.x)).items():
-            getattr(sae, name).copy_(value)
+        set_extras(sae, sae.variant.finish(pre_acts, sae.k, len(self.x), extras_of(sae)))
         if self.frame is not None:
             self.frame.fold(sae)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thought_saes.saes.sae import SparseAutoencoder, n_weights
+from thought_saes.saes.variant import B_ENC
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.adam import Rates
 
@@ -42,7 +43,8 @@ class Stack(NamedTuple):
     """SAEs of one input_dim and latent_dim side by side, by ascending k, with the state of Adam.
 
     weights, and the first and second moments of each: W_enc (n_sae, input_dim, latent_dim), b_enc (n_sae, 1,
-    latent_dim), W_dec (n_sae, latent_dim, input_dim), b_dec (n_sae, 1, input_dim). Transposed against nn.Linear: so
+    latent_dim), W_dec (n_sae, latent_dim, input_dim), b_dec (n_sae, 1, input_dim), then the extras that the variant
+    trains, each (n_sae, 1, latent_dim). Transposed against nn.Linear: so
     the products that give gradients write them as Adam reads them.
     """
 
@@ -64,9 +66,9 @@ class Stack(NamedTuple):
         return self.weights, self.first_moments, self.second_moments
 
     def parameters(self, place: int) -> tuple[Tensor, ...]:
-        """The weights of one SAE, in the same memory, as nn.Linear has them."""
-        W_enc, b_enc, W_dec, b_dec = (weight[place] for weight in self.weights)
-        return W_enc.T, b_enc[0], W_dec.T, b_dec[0]
+        """The weights of one SAE, in the same memory, in the order and layout of `trained_tensors`."""
+        W_enc, b_enc, W_dec, b_dec, *extras = (weight[place] for weight in self.weights)
+        return W_enc.T, b_enc[0], W_dec.T, b_dec[0], *(extra[0] for extra in extras)
 
 
 class Epoch(NamedTuple):
@@ -84,8 +86,12 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
     """
     variant = VARIANTS[stack.variant]
     n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
-    W_enc, b_enc, W_dec, b_dec = weights = [weight.detach().requires_grad_() for weight in stack.weights]
-    optimizer = torch.optim.Adam(weights, lr=rate_of(lr, steps), fused=True)
+    weights = [weight.detach().requires_grad_() for weight in stack.weights]
+    W_enc, b_enc, W_dec, b_dec, *trained = weights
+    extras = {B_ENC: b_enc} | dict(zip(variant.trained, trained, strict=True))
+    optimizer = torch.optim.Adam([W_enc, b_enc, W_dec, b_dec], lr=rate_of(lr, steps), fused=True)
+    if trained:
+        optimizer.add_param_group({"params": trained})
     for weight, first, second in zip(weights, stack.first_moments, stack.second_moments, strict=True):
         step = torch.full((), float(steps), device=device)
         optimizer.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
@@ -93,11 +99,14 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
     fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
     for step_number, rows in enumerate(order.split(batch_size, dim=1), start=steps):
-        optimizer.param_groups[0]["lr"] = rate_of(lr, step_number)
+        for group, factor in zip(optimizer.param_groups, (1.0, variant.extras_rate), strict=False):
+            group["lr"] = factor * rate_of(lr, step_number)
         batch = x[stack.cell[:, None], rows]  # (n_sae, batch, input_dim)
         pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
-        latents, selected, smallest = variant.encode(pre_acts, stack.k_values, {})
+        latents, selected, smallest, extra_losses = variant.encode(pre_acts, stack.k_values, extras)
         losses = variant.losses(batch, latents, W_dec, b_dec)  # (n_sae,)
+        if extra_losses is not None:
+            losses = losses + batch.var(dim=1, correction=0).mean(dim=1) * extra_losses
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
@@ -147,8 +156,8 @@ def train_stack(
     stack.second_moments.clear()
     with torch.no_grad():
         for place, index in enumerate(by_k):
-            for parameter, weight in zip(saes[index].to(x.device).parameters(), stack.parameters(place), strict=True):
-                parameter.copy_(weight)
+            for tensor, weight in zip(trained_tensors(saes[index].to(x.device)), stack.parameters(place), strict=True):
+                tensor.copy_(weight)
     seconds = (time.perf_counter() - started) / len(saes)
     is_finite = dict(zip(by_k, finite.tolist(), strict=True))
     return [Trained(is_finite[index], seconds, "torch") for index in range(len(saes))]
@@ -158,14 +167,25 @@ def train_stack(
 def make_stack(saes: Sequence[SparseAutoencoder], cells: Sequence[int], device: torch.device) -> Stack:
     """The stack of `saes`, which are in the order of their k, before any step."""
     input_dim, latent_dim = saes[0].input_dim, saes[0].latent_dim
-    shapes = (input_dim, latent_dim), (1, latent_dim), (latent_dim, input_dim), (1, input_dim)
+    shapes: tuple[tuple[int, int], ...] = (
+        (input_dim, latent_dim),
+        (1, latent_dim),
+        (latent_dim, input_dim),
+        (1, input_dim),
+    )
+    shapes += ((1, latent_dim),) * len(saes[0].variant.trained)
     weights, first, second = ([torch.zeros(len(saes), *shape, device=device) for shape in shapes] for _ in range(3))
     cell = torch.tensor(cells, device=device)
     stack = Stack(tuple(sae.k for sae in saes), cell, weights, first, second, saes[0].variant.name)
     for place, sae in enumerate(saes):
-        for weight, parameter in zip(stack.parameters(place), sae.parameters(), strict=True):
-            weight.copy_(parameter)
+        for weight, tensor in zip(stack.parameters(place), trained_tensors(sae), strict=True):
+            weight.copy_(tensor)
     return stack
+
+
+def trained_tensors(sae: SparseAutoencoder) -> list[Tensor]:
+    """What training moves of an SAE: its parameters, and those of its buffers that its variant trains."""
+    return [*sae.parameters(), *(sae.get_buffer(name) for name in sae.variant.trained)]
 
 
 def bytes_of_a_cell(n_saes: int, n_rows: int, input_dim: int, latent_dim: int, batch_size: int) -> int:

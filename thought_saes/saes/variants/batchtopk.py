@@ -38,13 +38,21 @@ class BatchTopK(Variant):
     def entries(self, pre_acts: Tensor, k: int, extras: Extras) -> Entries:
         return Entries.of_mask(pre_acts, pre_acts > extras["threshold"])
 
-    def finish(self, pre_acts: Iterable[Tensor], k: int, n_rows: int) -> dict[str, Tensor]:
-        largest = torch.empty(0)
-        for chunk in pre_acts:
-            values = torch.cat([largest, chunk[chunk > 0].cpu()])
-            largest = values.topk(min(k * n_rows + 1, len(values)), sorted=False).values
-        if len(largest) <= k * n_rows:
-            return {"threshold": torch.zeros(())}
-        # Between the last that is kept and the next: rounding moves neither across.
-        next_one, last_kept = largest.topk(2, largest=False, sorted=True).values.double()
-        return {"threshold": ((next_one + last_kept) / 2).float()}
+    def finish(self, pre_acts: Iterable[Tensor], k: int, n_rows: int, extras: Extras) -> dict[str, Tensor]:
+        threshold = cut_after((chunk[chunk > 0] for chunk in pre_acts), k * n_rows)
+        return {"threshold": torch.zeros(()) if threshold is None else threshold.float()}
+
+
+def cut_after(values: Iterable[Tensor], count: int) -> Tensor | None:
+    """The value above which `count` of all values (one-dimensional chunks) lie, float64; None if there are no more.
+
+    It stands between the last that is kept and the next: rounding moves neither across.
+    """
+    largest = torch.empty(0)
+    for chunk in values:
+        largest = torch.cat([largest, chunk.cpu()])
+        largest = largest.topk(min(count + 1, len(largest)), sorted=False).values
+    if len(largest) <= count:
+        return None
+    next_one, last_kept = largest.topk(2, largest=False, sorted=True).values.double()
+    return (next_one + last_kept) / 2
