@@ -50,7 +50,7 @@ def cut_after(values: Iterable[Tensor], count: int) -> Tensor | None:
     """
     largest = torch.empty(0)
     for chunk in values:
-        largest = torch.cat([largest, chunk.cpu()])
+        largest = torch.cat([largest, chunk.detach().cpu()])
         largest = largest.topk(min(count + 1, len(largest)), sorted=False).values
     if len(largest) <= count:
         return None

@@ -15,7 +15,7 @@ from thought_saes.saes.variant import Encoded, Extras, Variant
 from thought_saes.saes.variants.batchtopk import cut_after
 
 WINDOW = 0.1  # the window's width, in standard deviations of a feature's pre-activation over the batch
-PENALTY = 10.0  # of (L0 / k - 1)^2, against the fraction of variance unexplained
+PENALTY = 1.0  # of (L0 / k - 1)^2, against the fraction of variance unexplained
 LEAST_THRESHOLD = 1e-6  # a latent is never negative
 TINY = torch.finfo(torch.float32).tiny
 
@@ -60,7 +60,7 @@ class JumpReLU(Variant):
     def finish(self, pre_acts: Iterable[Tensor], k: int, n_rows: int, extras: Extras) -> dict[str, Tensor]:
         thresholds = extras["threshold"].clamp(min=LEAST_THRESHOLD)
         factor = cut_after(((chunk / thresholds)[chunk > 0] for chunk in pre_acts), k * n_rows)
-        return {"threshold": (0 if factor is None else float(factor)) * thresholds.detach()}
+        return {"threshold": (0 if factor is None else float(factor)) * thresholds}
 
 
 class Jump(torch.autograd.Function):
