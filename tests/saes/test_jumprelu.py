@@ -37,7 +37,7 @@ def test_a_latent_is_the_pre_activation_above_its_features_own_threshold_and_nev
 
 def test_the_thresholds_start_at_the_quantile_that_selects_k() -> None:
     pre_acts = torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
-    begun = VARIANTS["jumprelu"].begin(iter(pre_acts.split(300)), 2, 1000)
+    begun = VARIANTS["jumprelu"].begin(iter(pre_acts.split(300)), 2, 1000, {})
     per_feature = (pre_acts > begun["threshold"]).sum(dim=0)
     assert per_feature.tolist() == [100] * 20
 

@@ -89,7 +89,7 @@ def test_compiled_equals_plain_pytorch_to_rounding(variant: str) -> None:
     assert fused_error == pytest.approx(plain_error, rel=1e-2)
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "matryoshka", "jumprelu"])
+@pytest.mark.parametrize("variant", ["batchtopk", "matryoshka", "jumprelu", "gated"])
 def test_the_threshold_gives_k_latents_a_row_on_the_training_rows(variant: str) -> None:
     x = offset_rows()
     prepared, sae = trained(variant, x, [KEY], "torch", epochs=6)

@@ -32,8 +32,10 @@ class Encoded(NamedTuple):
     latents: Tensor  # (n_sae, batch, latent_dim), differentiable
     selected: Tensor  # (n_sae, batch, latent_dim) bool
     smallest: Tensor  # (n_sae, batch) the magnitude that a pre-activation had to reach on each row
-    extra_losses: Tensor | None = (
-        None  # (n_sae,) what the variant adds to the loss, in mean squares of the centred batch
+    # (n_sae,) what the variant adds to the loss, in mean squares of the centred batch
+    extra_losses: Tensor | None = None
+    gates: Tensor | None = (
+        None  # (n_sae, batch, latent_dim) what the penalty is on, and what has to reconstruct as well
     )
 
 
@@ -45,6 +47,8 @@ class Variant(ABC):
     threshold: Threshold
     # Whether a feature that a row does not select gets a gradient from it: if not, it may rest in a fast path.
     unselected_gradient: bool = False
+    # The first weight of a penalty on the gates, which training adapts so that L0 stays at k; none if it has none.
+    penalty: float | None = None
     trained: tuple[str, ...] = ()  # the extras that training moves
     extras_rate: float = 1.0  # their learning rate, in units of that of the weights
 
@@ -59,7 +63,7 @@ class Variant(ABC):
         k_values (n_sae,) ascend.
         """
 
-    def begin(self, pre_acts: Iterable[Tensor], k: int, n_rows: int) -> dict[str, Tensor]:
+    def begin(self, pre_acts: Iterable[Tensor], k: int, n_rows: int, extras: Extras) -> dict[str, Tensor]:
         """The extras before the first step, from the pre_acts (rows, latent_dim) on all n training rows."""
         return {}
 
@@ -72,6 +76,10 @@ class Variant(ABC):
         """The loss of each SAE of a stack, (n_sae,): the mean squared error over all values of batch (n_sae, n, d)."""
         reconstruction = torch.baddbmm(b_dec, latents, W_dec)
         return mse_loss(reconstruction, batch, reduction="none").mean(dim=(1, 2))
+
+    def gate_losses(self, batch: Tensor, gates: Tensor, W_dec: Tensor, b_dec: Tensor, penalty: Tensor) -> Tensor:
+        """What is added to the loss of each SAE for `Encoded.gates`, (n_sae,), in the units of `losses`."""
+        raise NotImplementedError(f"{self.name} has no gates")
 
     def prefixes(self, latent_dim: int) -> tuple[int, ...]:
         """How many features each nested reconstruction of the loss has, ascending; none if there is but one."""

@@ -125,7 +125,7 @@ class Prepared:
         sae = start_sae(key, seed, self.recipe, self.x, self.spectrum)
         with torch.no_grad():
             pre_acts = (sae.encoder(rows.cpu()) for rows in chunks(self.x, CHUNK_ROWS))
-            set_extras(sae, sae.variant.begin(pre_acts, sae.k, len(self.x)))
+            set_extras(sae, sae.variant.begin(pre_acts, sae.k, len(self.x), extras_of(sae)))
         return sae
 
     @torch.no_grad()

@@ -19,6 +19,8 @@ from thought_saes.saes.variant import B_ENC
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.adam import Rates
 
+PENALTY_RATE = 0.1  # a step multiplies the penalty by exp(this * (L0 / k - 1))
+
 
 class Trained(NamedTuple):
     """How the training of one SAE went."""
@@ -54,11 +56,13 @@ class Stack(NamedTuple):
     first_moments: list[Tensor]
     second_moments: list[Tensor]
     variant: str
+    penalty: Tensor | None = None  # (n_sae,) the weight of the penalty on gates, where the variant has them
 
     def part(self, places: slice) -> "Stack":
         """Some of the SAEs, in the same memory."""
         weights, first, second = ([tensor[places] for tensor in tensors] for tensors in self.tensors)
-        return Stack(self.k_values[places], self.cell[places], weights, first, second, self.variant)
+        penalty = None if self.penalty is None else self.penalty[places]
+        return Stack(self.k_values[places], self.cell[places], weights, first, second, self.variant, penalty)
 
     @property
     def tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -96,6 +100,7 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
         step = torch.full((), float(steps), device=device)
         optimizer.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
     loss_sum = torch.zeros(n_sae, device=device)
+    target = torch.tensor(stack.k_values, device=device)
     fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
     for step_number, rows in enumerate(order.split(batch_size, dim=1), start=steps):
@@ -103,10 +108,14 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
             group["lr"] = factor * rate_of(lr, step_number)
         batch = x[stack.cell[:, None], rows]  # (n_sae, batch, input_dim)
         pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
-        latents, selected, smallest, extra_losses = variant.encode(pre_acts, stack.k_values, extras)
+        latents, selected, smallest, extra_losses, gates = variant.encode(pre_acts, stack.k_values, extras)
         losses = variant.losses(batch, latents, W_dec, b_dec)  # (n_sae,)
         if extra_losses is not None:
             losses = losses + batch.var(dim=1, correction=0).mean(dim=1) * extra_losses
+        if gates is not None and stack.penalty is not None:
+            losses = losses + variant.gate_losses(batch, gates, W_dec, b_dec, stack.penalty)
+            l0 = selected.sum(dim=(1, 2)) / selected.shape[1]
+            stack.penalty.mul_((PENALTY_RATE * (l0 / target - 1)).exp())
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
@@ -176,7 +185,9 @@ def make_stack(saes: Sequence[SparseAutoencoder], cells: Sequence[int], device: 
     shapes += ((1, latent_dim),) * len(saes[0].variant.trained)
     weights, first, second = ([torch.zeros(len(saes), *shape, device=device) for shape in shapes] for _ in range(3))
     cell = torch.tensor(cells, device=device)
-    stack = Stack(tuple(sae.k for sae in saes), cell, weights, first, second, saes[0].variant.name)
+    first_penalty = saes[0].variant.penalty
+    penalty = None if first_penalty is None else torch.full((len(saes),), first_penalty, device=device)
+    stack = Stack(tuple(sae.k for sae in saes), cell, weights, first, second, saes[0].variant.name, penalty)
     for place, sae in enumerate(saes):
         for weight, tensor in zip(stack.parameters(place), trained_tensors(sae), strict=True):
             weight.copy_(tensor)

@@ -33,15 +33,9 @@ class JumpReLU(Variant):
     def extras(self, latent_dim: int) -> dict[str, Tensor]:
         return {"threshold": torch.full((latent_dim,), LEAST_THRESHOLD)}
 
-    def begin(self, pre_acts: Iterable[Tensor], k: int, n_rows: int) -> dict[str, Tensor]:
+    def begin(self, pre_acts: Iterable[Tensor], k: int, n_rows: int, extras: Extras) -> dict[str, Tensor]:
         """The (1 - k / latent_dim)-quantile of each feature: L0 is near k from the first step."""
-        largest: Tensor | None = None
-        for chunk in pre_acts:
-            rows = chunk if largest is None else torch.cat([largest, chunk])
-            n_kept = max(1, round(k * n_rows / chunk.shape[1])) + 1
-            largest = rows.topk(min(n_kept, len(rows)), dim=0).values
-        assert largest is not None
-        return {"threshold": largest[-1].clamp(min=LEAST_THRESHOLD)}
+        return {"threshold": quantiles(pre_acts, k, n_rows).clamp(min=LEAST_THRESHOLD)}
 
     def select(self, pre_acts: Tensor, k_values: Sequence[int]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("JumpReLU selects by its thresholds: see encode")
@@ -61,6 +55,17 @@ class JumpReLU(Variant):
         thresholds = extras["threshold"].clamp(min=LEAST_THRESHOLD)
         factor = cut_after(((chunk / thresholds)[chunk > 0] for chunk in pre_acts), k * n_rows)
         return {"threshold": (0 if factor is None else float(factor)) * thresholds}
+
+
+def quantiles(pre_acts: Iterable[Tensor], k: int, n_rows: int) -> Tensor:
+    """The (1 - k / latent_dim)-quantile of each feature over all n rows: (latent_dim,)."""
+    largest: Tensor | None = None
+    for chunk in pre_acts:
+        rows = chunk if largest is None else torch.cat([largest, chunk])
+        n_kept = max(1, round(k * n_rows / chunk.shape[1])) + 1
+        largest = rows.topk(min(n_kept, len(rows)), dim=0).values
+    assert largest is not None
+    return largest[-1]
 
 
 class Jump(torch.autograd.Function):
