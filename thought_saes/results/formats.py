@@ -1,10 +1,11 @@
 """What the JSON files of a results folder hold."""
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from msgspec import Meta, field
+from msgspec import Meta, defstruct, field
 
 from thought_saes.common.schema import Count, Counted, Number, Record, Whole
+from thought_saes.saes.measures import FIGURES, Figure
 
 # NaN and infinity are values that were measured and are none: they are read, and left out of every mean.
 Measured = float | None
@@ -36,30 +37,19 @@ class MetricsMetadata(Record):
     ] = None
 
 
-class Metrics(Record):
-    """Of one SAE; the README defines each. A value that is null, NaN or infinite is left out of every mean."""
+def metric_field(figure: Figure) -> tuple[str, Any] | tuple[str, Any, None]:
+    """A metric's key, as the files may hold it; only the published EV must be there."""
+    if figure.name == "explained_variance":
+        return figure.name, Annotated[Measured, Meta(description="the published EV")]
+    return figure.name, Measured, None
 
-    explained_variance: Annotated[Measured, Meta(description="the published EV")]
-    reconstruction_loss: Measured = None
-    cosine_similarity: Measured = None
-    fvu: Measured = None
-    fvu_train: Measured = None
-    fvu_selection: Measured = None
-    fvu_report: Measured = None
-    l0_mean: Measured = None
-    l0_std: Measured = None
-    mean_activation: Measured = None
-    max_activation: Measured = None
-    median_activation: Measured = None
-    feature_death_rate: Measured = None
-    num_dead_features: Measured = None
-    num_active_features: Measured = None
-    num_active_features_validation: Measured = None
-    busiest_10_share: Measured = None
-    firing_rate_mean: Measured = None
-    firing_rate_median: Measured = None
-    train_time_sec: Measured = None
-    epochs: Measured = None
+
+ABOUT_METRICS = "Of one SAE; the README defines each. A value that is null, NaN or infinite is left out of every mean."
+if TYPE_CHECKING:  # a checker does not see what is made of FIGURES
+    Metrics = Any
+else:
+    fields = [metric_field(figure) for figure in FIGURES]
+    Metrics = defstruct("Metrics", fields, bases=(Record,), module=__name__, namespace={"__doc__": ABOUT_METRICS})
 
 
 class MetricsContent(Record):
