@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 
 from thought_saes.analysis.study import Study
 from thought_saes.common.files import read_json
-from thought_saes.figures.style import COLORS, MARKERS, SMALL, TEXT, NotThere, k_axis, new_figure, plain_axes
+from thought_saes.figures.style import COLORS, MARKERS, SMALL, TEXT, NotRun, NotThere, k_axis, new_figure, plain_axes
 
 GREY = "0.75"
 
 
 def read(study: Study, file: str) -> dict[str, Any]:
-    """Raises NotThere if no folder holds the file."""
+    """Raises NotRun if no folder holds the file."""
     for folder in study.folders:
         if (folder / file).exists():
             return dict(read_json(folder / file))
-    raise NotThere(f"no folder holds {file}")
+    raise NotRun(f"no folder holds {file}")
 
 
 def of_regime(study: Study, regime: str) -> list[dict[str, Any]]:
