@@ -79,6 +79,18 @@ def test_the_numbers_are_numpys(tmp_path: Path) -> None:
             assert beside[f"pca_of_{name}"][str(k)]["fvu"] == pytest.approx(fvu(x, projected), rel=1e-3)
 
 
+def test_the_fvu_at_home_is_what_the_checkpoint_says(tmp_path: Path) -> None:
+    write_two_sets(tmp_path, 1.0)
+    key = SaeKey(Cell(*CELLS[0]), 16, 2)
+    path = checkpoint_path(tmp_path / "saes_of_a", key)
+    sae = load_sae(path)
+    sae.metrics = {"fvu": 0.125}
+    sae.save(path)
+    transfer = Transfer(tmp_path / "saes_of_a", ActivationCache(tmp_path / "b"), None, None)
+    records = measure_transfer(transfer, transfer.choose(ALL, ALL, None, None), 0, lambda n: None)["records"]
+    assert [record["fvu_at_home"] for record in records] == [0.125, *[None] * 5]
+
+
 def test_what_was_not_given_is_not_made_up(tmp_path: Path) -> None:
     found = measured(tmp_path, 1.0, of_b=False)
     assert found["gaps"] == []

@@ -111,7 +111,8 @@ class Transfer:
         for key in keys:
             sae = self.sae(self.results, key, of_a)
             record = where | {"latent_dim": key.latent_dim, "k": key.k} | evaluate(sae, train, validation)
-            record |= {"own": None, "gap": None}
+            # As its training measured it on A's validation rows: what the change of data takes is not all of the gap.
+            record |= {"fvu_at_home": sae.metrics.get("fvu"), "own": None, "gap": None}
             if self.against is not None:
                 own = self.sae(self.against, key, of_b)
                 if differ := Recipe.of(sae.config).differences(Recipe.of(own.config)):

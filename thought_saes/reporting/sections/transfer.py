@@ -39,6 +39,7 @@ def phrase(content: dict[str, Any]) -> str:
             [
                 f"{latent_dim}",
                 f"{k}",
+                mean(record["fvu_at_home"] for record in some),
                 mean(record["fvu"] for record in some),
                 mean(record["own"] and record["own"]["fvu"] for record in some),
                 gap_in_words(of_configuration.get((latent_dim, k))),
@@ -49,11 +50,24 @@ def phrase(content: dict[str, Any]) -> str:
                 percent(average(record["own"] and record["own"]["feature_death_rate"] for record in some)),
             ]
         )
-    headers = ["latent_dim", "k", "fvu", "its own", "gap", "PCA", "its own PCA", "L0", "dead there", "its own dead"]
+    headers = [
+        "latent_dim",
+        "k",
+        "fvu at home",
+        "fvu",
+        "its own",
+        "gap",
+        "PCA",
+        "its own PCA",
+        "L0",
+        "dead there",
+        "its own dead",
+    ]
     means = mean(one["mean_of_a"] and one["mean_of_a"]["fvu"] for one in beside.values())
     notes = (
-        "Means over cells, fvu on the other data set's validation rows, around their own mean. *Its own*: the SAEs and "
-        "the PCA of rank k that were fitted on its training rows. Dead there: zero on every row of it. The mean of the "
+        "Means over cells, fvu on the other data set's validation rows, around their own mean. At home: on "
+        "the validation rows of the SAEs' own data set. *Its own*: the SAEs and the PCA of rank k that were fitted on "
+        "its training rows. Dead there: zero on every row of it. The mean of the "
         f"training rows that the SAEs saw has an fvu of {means}. Brackets hold intervals of 95 %, cells resampled."
     )
     return "\n\n".join([finding(of_configuration.get((None, None)), records, about), table(headers, rows, 0), notes])
@@ -69,9 +83,9 @@ def finding(whole: dict[str, Any] | None, records: Sequence[dict[str, Any]], abo
     if low is None or high is None:
         verdict = "one cell does not say how sure that is"
     elif low > 0:
-        verdict = "they lose by the change of data"
+        verdict = "SAEs that were trained on it reconstruct it better"
     elif high < 0:
-        verdict = "they do better than its own"
+        verdict = "they reconstruct it better than its own do"
     else:
         verdict = "the interval holds 0"
     return (
