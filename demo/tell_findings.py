@@ -18,6 +18,7 @@ from thought_saes.common.text import count
 from thought_saes.features import load_features
 from thought_saes.features.findings import best_finding
 from thought_saes.features.summary import SCORES_FILE
+from thought_saes.figures.heatmaps import cell_text
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ def where_it_is_easy(summary: dict[str, Any]) -> str:
         return "No SAE is better than predicting the mean."
     easiest, hardest = (choose(by_layer.values(), key=lambda row: row["fvu"]) for choose in (min, max))
     return (
-        f"The lowest fvu is {easiest['fvu']:.3f}, at layer {easiest['layer']}, position {easiest['position']}, "
+        f"The lowest fvu is {cell_text(easiest['fvu'])}, at layer {easiest['layer']}, position {easiest['position']}, "
         f"latent_dim {easiest['latent_dim']}, k {easiest['k']}; the layer hardest to take apart is "
-        f"{hardest['layer']}, where the best is {hardest['fvu']:.3f}."
+        f"{hardest['layer']}, where the best is {cell_text(hardest['fvu'])}."
     )
 
 
