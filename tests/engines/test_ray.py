@@ -140,7 +140,7 @@ def parent(pid: int) -> int:
 def test_a_node_killed_in_the_middle_costs_what_was_in_flight_and_nothing_else(
     call: Call, activations: Path, tmp_path: Path, cluster: Any
 ) -> None:
-    long = ("--epochs", 400)  # tasks that outlast the start of a process and the end of a node
+    long = ("--epochs", 1200)  # tasks that outlast the start of a process and the end of a node
     results = tmp_path / "results"
     [doomed] = cluster.worker_nodes
     done_before: dict[Path, int] = {}
