@@ -10,11 +10,10 @@ from benchmarks.cases import Case
 from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
 from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.adam import linear_decay
 from thought_saes.training.fused.selection import Selection
 from thought_saes.training.start import seeded_sae
-
-NESTED = (16, 8, 4, 2, 1)  # matryoshka's prefixes: these parts of latent_dim (arXiv 2503.17547)
 
 
 class Rows(NamedTuple):
@@ -36,8 +35,7 @@ class Recipe(NamedTuple):
 
     def selection(self, case: Case) -> Selection:
         """The rule for an SAE of this case."""
-        prefixes = sorted({max(1, case.latent_dim // part) for part in NESTED}) if self.variant == "matryoshka" else ()
-        return Selection(self.variant, case.k, tuple(prefixes))
+        return Selection(self.variant, case.k, VARIANTS[self.variant].prefixes(case.latent_dim))
 
     def rows(self, x: Tensor) -> Rows:
         """x (n, input_dim) as it is trained on."""
