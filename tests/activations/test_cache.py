@@ -150,3 +150,8 @@ def test_values_that_overflowed_in_float16_are_refused_with_the_way_out(folder: 
         np.save(folder / f"pos{position}_layer0.npy", values)
     with pytest.raises(InputError, match=r"1 rows: 4; float16 ends at 65,504: extract with --dtype float32"):
         ActivationCache(folder).fingerprint(Cell(0, 0))
+
+
+def test_a_folder_without_arrays_is_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file named"):
+        ActivationCache(tmp_path)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import analyze_all_layers
 from analyze_all_layers import main
 from tests.helpers.full_disk import fill_disk
+from tests.helpers.grids import Sae, write_original_grid
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.findings import conclude
 from thought_saes.analysis.grid import Grid, choose_slice, load_grid
@@ -28,26 +29,7 @@ from thought_saes.reporting.terminal import describe, section
 from thought_saes.results.names import metrics_path, plan_path
 from thought_saes.saes.measures import PUBLISHED_METRICS
 
-Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 Call = Callable[..., tuple[int, str, str]]
-
-
-def write_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: Any) -> Path:
-    """Metrics files as the original experiment wrote them; `metrics` overwrite those of a middling SAE."""
-    results.mkdir(parents=True, exist_ok=True)
-    for layer, position, latent_dim in sorted({sae[:3] for sae in metrics}):
-        by_k = {
-            str(sae[3]): {name: 0.5 for name in PUBLISHED_METRICS} | {"epochs": 25} | own
-            for sae, own in metrics.items()
-            if sae[:3] == (layer, position, latent_dim)
-        }
-        sizes = {"n_train": 5978, "n_val": 1495, "input_dim": 2048, "epochs": 25, "batch_size": 256}
-        content = {
-            "metadata": {"position": position, "layer": layer} | sizes | metadata,
-            "results": {str(latent_dim): by_k},
-        }
-        metrics_path(results, Cell(layer, position), latent_dim).write_text(json.dumps(content))
-    return results
 
 
 def uniform_grid(axes: Iterable[Iterable[int]]) -> dict[Sae, dict[str, Any]]:
@@ -63,7 +45,7 @@ def analysed(grid: Grid, k: int, latent_dim: int) -> dict[str, Any]:
 @pytest.fixture
 def hand_worked(tmp_path: Path) -> Path:
     """Two layers x two positions at k 20, latent_dim 1024, and one more k."""
-    return write_grid(
+    return write_original_grid(
         tmp_path / "results",
         {
             (0, 0, 1024, 20): {EV: 0.9, DEATH: 0.8},
@@ -91,7 +73,7 @@ def test_overall_statistics_of_a_grid_of_1152_saes_in_the_original_format_are_th
     tmp_path: Path, call: Call
 ) -> None:
     metrics = uniform_grid((range(16), range(6), (512, 1024, 2048), (5, 10, 20, 100)))
-    code, _, _ = call(main, "--results", write_grid(tmp_path, metrics))
+    code, _, _ = call(main, "--results", write_original_grid(tmp_path, metrics))
     summary = strict(tmp_path / "analysis_summary.json")
     assert code == 0
     assert summary["total_saes"] == 1152
@@ -151,7 +133,7 @@ def test_the_recommended_sae_of_a_layer_is_the_best_of_all_and_the_best_with_at_
 
 def test_of_equal_saes_the_first_by_layer_position_latent_dim_and_k_is_named(tmp_path: Path) -> None:
     metrics = {sae: {EV: 0.5, DEATH: 0.5} for sae in product((2, 10), (0, 1), (512, 1024), (5, 20))}
-    summary = analysed(load_grid(write_grid(tmp_path, metrics)), 20, 1024)
+    summary = analysed(load_grid(write_original_grid(tmp_path, metrics)), 20, 1024)
     for row in summary["best_configs"].values():
         assert (row["layer"], row["position"], row["latent_dim"], row["k"]) == (2, 0, 512, 5)
     assert summary["lowest_death_shared_by"] == 16
@@ -175,7 +157,7 @@ def test_the_best_of_a_group_is_the_first_of_the_highest_and_the_worst_the_first
 
 
 def test_a_grid_of_one_sae_has_no_standard_deviation_and_its_summary_is_strict_json(tmp_path: Path, call: Call) -> None:
-    write_grid(tmp_path, {(3, 1, 64, 7): {EV: 0.9, DEATH: 0.25}})
+    write_original_grid(tmp_path, {(3, 1, 64, 7): {EV: 0.9, DEATH: 0.25}})
     code, output, _ = call(main, "--results", tmp_path)
     summary = strict(tmp_path / "analysis_summary.json")
     assert code == 0
@@ -187,7 +169,7 @@ def test_a_grid_of_one_sae_has_no_standard_deviation_and_its_summary_is_strict_j
 def test_a_grid_without_k_20_and_latent_dim_1024_shows_its_middle_values_and_says_so(
     tmp_path: Path, call: Call
 ) -> None:
-    write_grid(tmp_path, uniform_grid(((0, 1), (0,), (64, 128, 256), (4, 8, 16))))
+    write_original_grid(tmp_path, uniform_grid(((0, 1), (0,), (64, 128, 256), (4, 8, 16))))
     code, output, _ = call(main, "--results", tmp_path)
     chosen = strict(tmp_path / "analysis_summary.json")["slice"]
     assert code == 0
@@ -201,7 +183,7 @@ def test_a_grid_without_k_20_and_latent_dim_1024_shows_its_middle_values_and_say
 def test_nan_infinity_and_null_are_left_out_of_the_statistics_and_counted(tmp_path: Path, call: Call) -> None:
     bad = [float("nan"), float("inf"), None]
     metrics = {(layer, 0, 1024, 20): {EV: value, DEATH: 0.5} for layer, value in enumerate([0.4, *bad, 0.6])}
-    write_grid(tmp_path, metrics)
+    write_original_grid(tmp_path, metrics)
     code, output, _ = call(main, "--results", tmp_path)
     summary = strict(tmp_path / "analysis_summary.json")
     assert code == 0
@@ -213,14 +195,14 @@ def test_nan_infinity_and_null_are_left_out_of_the_statistics_and_counted(tmp_pa
 
 
 def test_a_grid_whose_explained_variance_is_nowhere_finite_is_refused(tmp_path: Path) -> None:
-    grid = load_grid(write_grid(tmp_path, {(0, 0, 1024, 20): {EV: float("nan")}}))
+    grid = load_grid(write_original_grid(tmp_path, {(0, 0, 1024, 20): {EV: float("nan")}}))
     with pytest.raises(InputError, match="none of the 1 SAEs has a finite explained_variance"):
         analysed(grid, 20, 1024)
 
 
 def test_rows_with_keys_of_later_versions_are_read_and_kept_whole(tmp_path: Path) -> None:
     extra = {"fvu": 0.2, "settings": {"seed": 0, "lr": 1e-3}, "history": [0.5, float("nan")]}
-    write_grid(tmp_path, {(0, 0, 1024, 20): {EV: 0.9} | extra, (0, 0, 1024, 5): {EV: 0.8}})
+    write_original_grid(tmp_path, {(0, 0, 1024, 20): {EV: 0.9} | extra, (0, 0, 1024, 5): {EV: 0.8}})
     row = analysed(load_grid(tmp_path), 20, 1024)["best_configs"]["highest_ev"]
     assert row["fvu"] == 0.2
     assert row["settings"] == {"seed": 0, "lr": 1e-3}
@@ -276,7 +258,7 @@ def test_a_planned_layer_of_which_nothing_is_trained_yet_is_missing_not_forgotte
 
 
 def test_a_slice_that_is_planned_but_has_no_sae_yet_is_refused_with_those_that_have(tmp_path: Path) -> None:
-    write_grid(tmp_path, {(0, 0, 512, 5): {EV: 0.5}})
+    write_original_grid(tmp_path, {(0, 0, 512, 5): {EV: 0.5}})
     plan_path(tmp_path).write_text(json.dumps({"layer": [0], "position": [0], "latent_dim": [512], "k": [5, 20]}))
     grid = load_grid(tmp_path, allow_partial=True)
     with pytest.raises(InputError, match=r"no SAE of k 20, latent_dim 512 .* --k 5 --latent-dim 512"):
@@ -369,7 +351,7 @@ def test_an_unwritable_results_folder_is_refused(hand_worked: Path, call: Call) 
 
 
 def test_the_terminal_shows_twenty_positions_and_large_numbers_within_a_hundred_columns(tmp_path: Path) -> None:
-    grid = load_grid(write_grid(tmp_path, uniform_grid(((0, 79), range(20), (65536,), (20, 1024)))))
+    grid = load_grid(write_original_grid(tmp_path, uniform_grid(((0, 79), range(20), (65536,), (20, 1024)))))
     text = describe(analysed(grid, 20, 65536), grid)
     assert max(map(len, text.splitlines())) <= 100
     assert "p19" in text

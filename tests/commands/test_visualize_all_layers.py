@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import visualize_all_layers
 from tests.helpers.full_disk import fill_disk
+from tests.helpers.grids import write_metrics_files
 from thought_saes.activations.cell import Cell
 from thought_saes.analysis.grid import choose_slice, load_grid
 from thought_saes.analysis.study import make_study
@@ -43,19 +44,11 @@ NAMES = [
 ]
 
 
-def write_grid(results: Path, axes: Iterable[Iterable[int]], **metadata: Any) -> Path:
-    """A metrics file for every (layer, position, latent_dim) of `axes`, with each k; metrics in (0, 1)."""
-    results.mkdir(parents=True, exist_ok=True)
+def write_axes(results: Path, axes: Iterable[Iterable[int]], **metadata: Any) -> Path:
+    """The published metrics, each in (0, 1), for every combination of `axes`."""
     numbers = random.Random(0)
-    layers, positions, latent_dims, k_values = map(tuple, axes)
-    for layer, position, latent_dim in product(layers, positions, latent_dims):
-        by_k = {str(k): {name: numbers.random() for name in PUBLISHED_METRICS} for k in k_values}
-        content = {
-            "metadata": {"position": position, "layer": layer} | metadata,
-            "results": {str(latent_dim): by_k},
-        }
-        metrics_path(results, Cell(layer, position), latent_dim).write_text(json.dumps(content))
-    return results
+    metrics = {(a, b, c, d): {name: numbers.random() for name in PUBLISHED_METRICS} for a, b, c, d in product(*axes)}
+    return write_metrics_files(results, metrics, metadata)
 
 
 def drawn(results: Path, allow_partial: bool = False) -> dict[str, Figure]:
@@ -74,7 +67,7 @@ def texts(figure: Figure) -> str:
 
 
 def test_a_dry_run_names_the_figures_and_writes_none(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
-    results = write_grid(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
+    results = write_axes(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
     before = set(results.iterdir())
     code, output, _ = call(visualize_all_layers.main, "--results", results, "--dry-run")
     assert code == 0
@@ -84,7 +77,7 @@ def test_a_dry_run_names_the_figures_and_writes_none(tmp_path: Path, call: Calla
 
 
 def test_of_the_originals_files_the_six_figures_and_the_variance_are_drawn_and_nothing_else(tmp_path: Path) -> None:
-    results = write_grid(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
+    results = write_axes(tmp_path / "results", ((0, 1), (0, 1), (1024,), (5, 20)))
     before = set(results.iterdir())
     command = [sys.executable, visualize_all_layers.__file__, "--results", "results"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -108,7 +101,7 @@ def test_importing_the_module_leaves_matplotlibs_backend_undecided() -> None:
 
 
 def test_layers_are_rows_from_the_top_positions_columns_and_every_cell_has_three_decimals(tmp_path: Path) -> None:
-    results = write_grid(tmp_path, ((0, 3, 7), (0, 1), (1024,), (20,)))
+    results = write_axes(tmp_path, ((0, 3, 7), (0, 1), (1024,), (20,)))
     matrix = load_grid(results).layer_position_matrix("explained_variance", 1024, 20)
     axes = drawn(results)["layer_position_explained_variance.png"].axes[0]
     shown = {text.get_position(): text.get_text() for text in axes.texts}
@@ -124,20 +117,20 @@ def test_layers_are_rows_from_the_top_positions_columns_and_every_cell_has_three
 def test_every_figure_says_what_position_0_is_and_that_the_third_latent_is_position_3(
     tmp_path: Path, position_0: str, short: str
 ) -> None:
-    for figure in drawn(write_grid(tmp_path, ((0,), (0, 1), (1024,), (20,)), position_0=position_0)).values():
+    for figure in drawn(write_axes(tmp_path, ((0,), (0, 1), (1024,), (20,)), position_0=position_0)).values():
         assert f"0 is the {position_0}, p is the p-th continuous thought" in texts(figure)
         assert "“the third of six latents” is position 3" in texts(figure)
         assert f"0\n{short}" in texts(figure)
 
 
 def test_the_title_says_k_latent_dim_and_the_number_of_saes(tmp_path: Path) -> None:
-    six = drawn(write_grid(tmp_path, (range(3), range(2), (512, 1024), (5, 20))))
+    six = drawn(write_axes(tmp_path, (range(3), range(2), (512, 1024), (5, 20))))
     assert "k = 20; latent_dim = 1024; 6 SAEs" in texts(six["layer_position_reconstruction_loss.png"])
     assert "k = 5, 20; latent_dim = 1024; 12 SAEs" in texts(six["layer_position_all_k_death.png"])
 
 
 def test_a_stand_in_for_k_or_latent_dim_is_said_on_every_figure_and_on_the_terminal(tmp_path: Path, call: Call) -> None:
-    results = write_grid(tmp_path, ((0,), (0,), (64,), (4, 8)))
+    results = write_axes(tmp_path, ((0,), (0,), (64,), (4, 8)))
     note = "this grid has no k 20: 8 stands in; no latent_dim 1024: 64 stands in"
     for figure in drawn(results).values():
         assert note in texts(figure)
@@ -147,7 +140,7 @@ def test_a_stand_in_for_k_or_latent_dim_is_said_on_every_figure_and_on_the_termi
 
 
 def test_the_panels_of_all_k_share_one_colour_scale_and_one_colour_bar(tmp_path: Path) -> None:
-    figure = drawn(write_grid(tmp_path, (range(4), range(3), (1024,), (5, 10, 20, 100))))["layer_position_all_k_ev.png"]
+    figure = drawn(write_axes(tmp_path, (range(4), range(3), (1024,), (5, 10, 20, 100))))["layer_position_all_k_ev.png"]
     panels, bars = figure.axes[:4], figure.axes[4:]
     assert [panel.get_title() for panel in panels] == ["k = 5", "k = 10", "k = 20", "k = 100"]
     assert len(bars) == 1
@@ -160,7 +153,7 @@ def test_the_panels_of_all_k_share_one_colour_scale_and_one_colour_bar(tmp_path:
 
 
 def test_high_death_and_high_loss_are_red_and_low_ones_pale(tmp_path: Path) -> None:
-    six = drawn(write_grid(tmp_path, (range(4), range(3), (1024,), (20,))))
+    six = drawn(write_axes(tmp_path, (range(4), range(3), (1024,), (20,))))
     for name in ("layer_position_feature_death.png", "layer_position_reconstruction_loss.png"):
         mesh = six[name].axes[0].collections[0]
         low, high = (mesh.to_rgba(np.array([value]))[0, :3] for value in mesh.get_clim())
@@ -169,7 +162,7 @@ def test_high_death_and_high_loss_are_red_and_low_ones_pale(tmp_path: Path) -> N
 
 
 def test_absent_cells_are_hatched_unannotated_and_named_in_the_legend(tmp_path: Path) -> None:
-    results = write_grid(tmp_path, ((0, 1), (0, 1), (1024,), (20,)))
+    results = write_axes(tmp_path, ((0, 1), (0, 1), (1024,), (20,)))
     whole = drawn(results)["layer_position_explained_variance.png"]
     assert "absent" not in texts(whole)
     metrics_path(results, Cell(0, 1), 1024).unlink()
@@ -285,7 +278,7 @@ def test_the_last_layer_is_set_apart_only_where_its_scale_differs(tmp_path: Path
 
 @pytest.mark.parametrize("axes", [((5,), (3,), (8,), (1,)), (range(30), range(7), (1024,), (1,))])
 def test_nothing_on_a_figure_is_cut_off(tmp_path: Path, axes: tuple[Iterable[int], ...]) -> None:
-    for figure in drawn(write_grid(tmp_path, axes)).values():
+    for figure in drawn(write_axes(tmp_path, axes)).values():
         box = figure.get_tightbbox()
         assert box.x0 >= 0
         assert box.y0 >= 0
@@ -294,7 +287,7 @@ def test_nothing_on_a_figure_is_cut_off(tmp_path: Path, axes: tuple[Iterable[int
 
 
 def test_an_incomplete_grid_is_refused_in_one_line_and_nothing_is_drawn(tmp_path: Path, call: Call) -> None:
-    results = write_grid(tmp_path, ((0, 1), (0, 1), (1024,), (20,)))
+    results = write_axes(tmp_path, ((0, 1), (0, 1), (1024,), (20,)))
     metrics_path(results, Cell(0, 1), 1024).unlink()
     code, output, error = call(main, "--results", results)
     assert (code, output) == (2, "")
@@ -306,7 +299,7 @@ def test_an_incomplete_grid_is_refused_in_one_line_and_nothing_is_drawn(tmp_path
 
 def test_an_absent_folder_and_a_k_that_the_grid_lacks_are_refused(tmp_path: Path, call: Call) -> None:
     assert call(main, "--results", tmp_path / "absent")[0] == 2
-    results = write_grid(tmp_path / "results", ((0,), (0,), (1024,), (5, 20)))
+    results = write_axes(tmp_path / "results", ((0,), (0,), (1024,), (5, 20)))
     code, _, error = call(main, "--results", results, "--k", 7)
     assert (code, error) == (2, "error: the grid has no k 7; it has 5, 20\n")
 
@@ -314,7 +307,7 @@ def test_an_absent_folder_and_a_k_that_the_grid_lacks_are_refused(tmp_path: Path
 def test_a_full_disk_ends_with_one_line_and_no_half_figure(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = write_grid(tmp_path, ((0,), (0,), (1024,), (20,)))
+    results = write_axes(tmp_path, ((0,), (0,), (1024,), (20,)))
     before = sorted(results.iterdir())
 
     fill_disk(monkeypatch)

@@ -15,25 +15,34 @@ from thought_saes.saes.measures import ADDED_METRICS, PUBLISHED_METRICS
 Sae = tuple[int, int, int, int]  # layer, position, latent_dim, k
 
 
-def write_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: Any) -> Path:
-    """Metrics files with `metrics` over those of a middling SAE with all features alive."""
+def write_metrics_files(
+    results: Path, metrics: dict[Sae, dict[str, Any]], metadata: dict[str, Any], *, fingerprints: bool = False
+) -> Path:
+    """A metrics file for each (layer, position, latent_dim) of `metrics`, which it holds as they are."""
     results.mkdir(parents=True, exist_ok=True)
     for layer, position, latent_dim in sorted({sae[:3] for sae in metrics}):
-        alive = {"num_active_features": latent_dim, "feature_death_rate": 0.0, "epochs": 25}
-        by_k = {
-            str(sae[3]): {name: 0.5 for name in PUBLISHED_METRICS} | alive | own
-            for sae, own in metrics.items()
-            if sae[:3] == (layer, position, latent_dim)
-        }
-        sizes = {"n_train": 80, "n_val": 20, "input_dim": 12, "epochs": 25, "batch_size": 16, "lr": 0.001}
-        content = {
-            "metadata": {"position": position, "layer": layer, "activations": f"l{layer}p{position}"}
-            | sizes
-            | metadata,
-            "results": {str(latent_dim): by_k},
-        }
+        own: dict[str, Any] = {"position": position, "layer": layer}
+        if fingerprints:
+            own["activations"] = f"l{layer}p{position}"
+        by_k = {str(sae[3]): of_one for sae, of_one in metrics.items() if sae[:3] == (layer, position, latent_dim)}
+        content = {"metadata": own | metadata, "results": {str(latent_dim): by_k}}
         metrics_path(results, Cell(layer, position), latent_dim).write_text(json.dumps(content))
     return results
+
+
+def write_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: Any) -> Path:
+    """Our metrics files: `metrics` over those of a middling SAE with all features alive."""
+    middling = {name: 0.5 for name in PUBLISHED_METRICS} | {"feature_death_rate": 0.0, "epochs": 25}
+    filled = {sae: middling | {"num_active_features": sae[2]} | own for sae, own in metrics.items()}
+    sizes = {"n_train": 80, "n_val": 20, "input_dim": 12, "epochs": 25, "batch_size": 16, "lr": 0.001}
+    return write_metrics_files(results, filled, sizes | metadata, fingerprints=True)
+
+
+def write_original_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: Any) -> Path:
+    """Metrics files as the original experiment wrote them: `metrics` over those of a middling SAE."""
+    filled = {sae: {name: 0.5 for name in PUBLISHED_METRICS} | {"epochs": 25} | own for sae, own in metrics.items()}
+    sizes = {"n_train": 5978, "n_val": 1495, "input_dim": 2048, "epochs": 25, "batch_size": 256}
+    return write_metrics_files(results, filled, sizes | metadata)
 
 
 def write_baselines(
