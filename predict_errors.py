@@ -2,7 +2,7 @@
 
     python predict_errors.py --activations activations_test/ --training activations/ --results results/
 
-Reads `answers.jsonl` beside the test activations; without it, answers the questions with --model first. Probes on raw
+Reads `answers.jsonl` beside the test activations, which `extract_activations.py --answers` writes. Probes on raw
 activations, PCA, reconstructions, untrained and trained SAEs are judged out of fold against what the model's own
 sureness tells. Writes `error_prediction.json` into the results folder. Deliberately missing: probes other than
 logistic regression.
@@ -15,16 +15,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from thought_saes.activations.answers import read_answers
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_json
-from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
-from thought_saes.downstream.answering import ANSWERS_FILE, answer_questions, read_answers, write_answers
+from thought_saes.common.flags import Selection, check_at_least, option, parse_config
 from thought_saes.downstream.error_prediction import evaluate, read_examples, read_rows
-from thought_saes.downstream.job import check_model, saes_there
+from thought_saes.downstream.job import saes_there
 from thought_saes.downstream.substitutes import Substitutes
-from thought_saes.models.reasoner import ModelSource, quiet_libraries
 
 ERRORS_FILE = "error_prediction.json"
 
@@ -34,27 +33,21 @@ class ErrorsConfig:
     activations: Path = option(Path("activations_test"), help="activations of questions the SAEs were not trained on")
     training: Path = option(Path("activations"), help="what the SAEs were trained on: PCA is fitted there")
     results: Path = option(Path("results"), help="folder with the SAEs; error_prediction.json is written there")
-    model: str | None = option(None, help="answers the questions, where answers.jsonl is missing")
-    base_model: str | None = option(None, help="the model a CODI checkpoint was trained on: hub id or folder")
     layers: Selection = option(Selection("all", None), help="layers: all, 3, 0-5 or 0,7,14")
     positions: Selection = option(Selection("all", None), help="positions: all, 3, 0-5 or 0,2,4")
     k_values: tuple[int, ...] | None = option(None, help="k of the SAEs; by default all that are there")
     latent_dims: tuple[int, ...] | None = option(None, help="latent_dim of the SAEs; by default all that are there")
     repeats: int = option(5, help="divisions of the questions into five folds")
-    batch_size: int = option(64, help="questions that are answered together")
     seed: int = option(0, help="seed of the folds and of the resamples")
-    threads: int | None = option(None, help="cores for a model on the CPU; by default all")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "repeats", "batch_size", "threads")
-        check_at_most(self, MOST_THREADS, "threads")
+        check_at_least(self, 1, "repeats")
         check_at_least(self, 0, "seed")
 
 
 def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = parse_config(ErrorsConfig, __doc__ or "")
-    quiet_libraries()
     cache, training = ActivationCache(config.activations), ActivationCache(config.training)
     if cache.input_dim != training.input_dim:
         raise InputError(f"{cache.folder} has {cache.input_dim} columns, {training.folder} {training.input_dim}")
@@ -74,12 +67,6 @@ def main() -> int:
     if len(saes) < 3:
         raise InputError(f"{len(saes)} SAEs are chosen: their rank correlation needs three at least")
     examples = read_examples(cache.folder)
-    if config.model is not None and not (cache.folder / ANSWERS_FILE).exists():
-        source = ModelSource(config.model, config.base_model, 32.0, "float32", None, "auto", config.threads)
-        reasoner = source.load()
-        check_model(cache, reasoner.facts(), config.model)
-        with tqdm(total=len(examples), unit="answer") as bar:
-            write_answers(cache.folder, answer_questions(reasoner, examples, config.batch_size, on_progress=bar.update))
     rows = read_rows(examples, read_answers(cache.folder, cache.n_examples))
     n_cells = len({key.cell for key in saes})
     with only_writer(config.results), tqdm(total=n_cells, unit="cell") as bar:

@@ -2,8 +2,10 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,9 @@ import predict_errors
 from demo.problems import make_problem
 from tests.helpers.paths import ROOT
 from tests.helpers.substitution import as_examples, write_cache, write_saes
-from thought_saes.downstream.answering import ANSWERS_FILE, KEYS, answer_questions, write_answers
-from thought_saes.models.reasoner import LatentReasoner
+from thought_saes.activations.answers import ANSWERS_FILE, AnswerWriter
+from thought_saes.activations.formats import AnswerLine
+from thought_saes.models.reasoner import LatentReasoner, Request
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -30,8 +33,19 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if split == "train":
             write_saes(folder / "results", cache, [16], [2, 3, 4])
         else:
-            write_answers(folder / split, answer_questions(reasoner, examples, 40))
+            write_answers(folder / split, reasoner, examples)
     return folder
+
+
+def write_answers(folder: Path, reasoner: LatentReasoner, examples: list[dict[str, Any]]) -> None:
+    """What the model says, as the extraction writes it."""
+    rows = range(len(examples))
+    token_ids = [reasoner.tokenize(example["question"]) for example in examples]
+    answers = reasoner.run_batch(token_ids, Request((1,), (0,), max_new_tokens=32)).answers
+    assert answers is not None
+    writer = AnswerWriter(folder, rows, n_activations=len(rows))
+    writer.write(rows, answers, examples)
+    writer.finish()
 
 
 def flags(ready: Path) -> list[object]:
@@ -40,7 +54,7 @@ def flags(ready: Path) -> list[object]:
 
 def test_the_early_model_errs_and_the_file_answers_the_published_question(ready: Path, call: Call) -> None:
     answers = [json.loads(line) for line in (ready / "test" / ANSWERS_FILE).read_text().splitlines()]
-    assert all(tuple(answer) == KEYS for answer in answers)
+    assert all(tuple(answer) == AnswerLine.__struct_fields__ for answer in answers)
     assert 0.5 < sum(answer["correct"] for answer in answers) / len(answers) < 0.9
     code, _, err = call(predict_errors.main, *flags(ready), "--repeats", 1)
     assert code == 0, err
@@ -57,9 +71,29 @@ def test_bad_input_is_one_line(ready: Path, call: Call, tmp_path: Path) -> None:
     for words, message in (
         (["--activations", tmp_path / "nowhere"], "no activations at"),
         (["--results", tmp_path / "nowhere"], "no results at"),
-        (["--activations", ready / "train"], f"{ANSWERS_FILE} is missing: give --model"),
+        (["--activations", ready / "train"], f"{ANSWERS_FILE} is missing: extract_activations.py --answers"),
         (["--k-values", 2], "1 SAEs are chosen"),
     ):
         code, _, err = call(predict_errors.main, *flags(ready), *words)
         assert (code, len(err.splitlines())) == (2, 1)
         assert message in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda line: line | {"entropy": "much"}, 'entropy is "much", not a number'),
+        (lambda line: {"id": 0}, "text is missing"),
+        (lambda line: line | {"id": 7}, "does not hold an answer for each of the 120 rows"),
+    ],
+)
+def test_answers_that_are_not_what_they_should_be_are_named(
+    ready: Path, call: Call, tmp_path: Path, damage: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    folder = tmp_path / "test"
+    shutil.copytree(ready / "test", folder)
+    first, *others = (folder / ANSWERS_FILE).read_text().splitlines()
+    (folder / ANSWERS_FILE).write_text("\n".join([json.dumps(damage(json.loads(first))), *others]) + "\n")
+    code, _, err = call(predict_errors.main, *flags(ready), "--activations", folder)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from thought_saes.activations.formats import AnswerLine
 from thought_saes.common.errors import InputError
 from thought_saes.downstream.auroc import auroc, aurocs, folds, out_of_fold, within_strata
 from thought_saes.downstream.error_prediction import Rows, chosen_on_halves, halves, published_question, read_rows
@@ -97,7 +98,7 @@ def test_the_best_of_many_is_quoted_where_it_was_not_chosen() -> None:
 
 
 def test_a_model_that_is_never_wrong_is_refused() -> None:
-    record = {"id": 0, "text": "3", "number": 3.0, "gold": 3.0, "correct": True, "entropy": 0.1, "margin": 0.9}
+    answer = AnswerLine(0, "3", 3.0, 3.0, correct=True, entropy=0.1, margin=0.9, log_probability=-0.1)
     examples = [{"question": f"how many {n} ?", "answer": "3"} for n in range(60)]
     with pytest.raises(InputError, match="0 of 60 answers are wrong"):
-        read_rows(examples, [record | {"log_probability": -0.1}] * 60)
+        read_rows(examples, [answer] * 60)

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thought_saes.common.errors import InputError
+from thought_saes.activations.formats import AnswerLine
+from thought_saes.activations.questions import read_jsonl
+from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import write_lines
+from thought_saes.common.schema import check
 from thought_saes.models.answers import Answer
 from thought_saes.models.numbers import gold_number
 
@@ -36,6 +39,17 @@ def answer_record(row: int, answer: Answer, gold_text: str | None) -> dict[str, 
         "margin": answer.margin,
         "log_probability": answer.log_probability,
     }
+
+
+def read_answers(folder: Path, n_rows: int) -> list[AnswerLine]:
+    """The answers of the folder's `n_rows` rows. Raises InputError if they are missing, or not of these rows."""
+    path = folder / ANSWERS_FILE
+    if not path.exists():
+        raise InputError(f"{path} is missing: extract_activations.py --answers writes it")
+    answers = [check(line, AnswerLine, f"line {at} of {path}") for at, line in enumerate(read_jsonl(path), start=1)]
+    if [answer.id for answer in answers] != list(range(n_rows)):
+        raise DamagedFile(f"{path} does not hold an answer for each of the {n_rows:,} rows, in their order")
+    return answers
 
 
 class AnswerWriter:

@@ -62,3 +62,17 @@ class Example(Record):
     question: Annotated[str, Meta(description="the question's text")]
     answer: Annotated[str | None, Meta(description="the data set's answer, null if it has none")] = None
     split: Annotated[Literal["train", "validation"] | None, Meta(description="the row's set")] = None
+
+
+class AnswerLine(Record):
+    """What the model says to each question, a line a row of the arrays, in their order."""
+
+    file: ClassVar[str] = "activations/answers.jsonl"
+    id: Annotated[Count, Meta(description="the row")]
+    text: Annotated[str, Meta(description="what the model says")]
+    number: Annotated[Number | None, Meta(description="the last number of the text")]
+    gold: Annotated[Number | None, Meta(description="the number of the data set's answer")]
+    correct: Annotated[bool | None, Meta(description="whether the two are equal, null if the data set has no number")]
+    entropy: Annotated[Number | None, Meta(description="of the next token, before the number's first one, in nats")]
+    margin: Annotated[Number | None, Meta(description="probability of the likeliest token there, less the second's")]
+    log_probability: Annotated[Number | None, Meta(description="of the number's tokens, natural logarithm")]

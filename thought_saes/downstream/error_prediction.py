@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
+from thought_saes.activations.formats import AnswerLine
 from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import InputError
 from thought_saes.downstream.auroc import auroc, aurocs, out_of_fold, within_strata
@@ -40,10 +41,10 @@ class Rows(NamedTuple):
     kept: np.ndarray  # rows of the activations
 
 
-def read_rows(examples: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> Rows:
+def read_rows(examples: Sequence[dict[str, Any]], answers: Sequence[AnswerLine]) -> Rows:
     """The questions with a gold answer and a number said. Raises InputError if too few are right or wrong."""
-    kept = [row for row, a in enumerate(answers) if a["gold"] is not None and a["number"] is not None]
-    wrong = np.array([not answers[row]["correct"] for row in kept], dtype=bool)
+    kept = [row for row, a in enumerate(answers) if a.gold is not None and a.number is not None]
+    wrong = np.array([not answers[row].correct for row in kept], dtype=bool)
     if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH:
         raise InputError(
             f"{int(wrong.sum())} of {len(kept)} answers are wrong: errors cannot be foretold with fewer than "
@@ -51,7 +52,7 @@ def read_rows(examples: Sequence[dict[str, Any]], answers: Sequence[dict[str, An
         )
     texts = [examples[row]["question"] for row in kept]
     _, groups = np.unique(texts, return_inverse=True)
-    columns = [[answers[row][name] for row in kept] for name in SURENESS]
+    columns = [[getattr(answers[row], name) for row in kept] for name in SURENESS]
     columns += [[len(text) for text in texts], [len(NUMBER.findall(text)) for text in texts]]
     return Rows(
         wrong,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from thought_saes.activations.formats import CacheMetadata, Example, SplitRows
+from thought_saes.activations.formats import AnswerLine, CacheMetadata, Example, SplitRows
 from thought_saes.common.schema import Counted, Record
 from thought_saes.common.text import table
 from thought_saes.results.formats import BaselinesContent, GridPlan, LastRun, MetricsContent
@@ -18,6 +18,7 @@ FILES: tuple[type[Record], ...] = (
     CacheMetadata,
     SplitRows,
     Example,
+    AnswerLine,
     MetricsContent,
     BaselinesContent,
     GridPlan,
