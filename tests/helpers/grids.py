@@ -83,12 +83,12 @@ def write_seed(
 ) -> dict[Sae, dict[str, float]]:
     """A whole grid with fvu; returns the metrics by SAE. Some have collapsed, and some have fvu above 1."""
     layers, positions, latent_dims, k_values = map(list, axes)
-    numbers = random.Random(100 + seed)
+    numbers, others = random.Random(100 + seed), random.Random(200 + seed)  # apart: a new metric changes no fvu
     metrics: dict[Sae, dict[str, float]] = {}
     for layer, position, latent_dim, k in product(layers, positions, latent_dims, k_values):
         fvu = (0.3 + 0.1 * layer + 0.05 * position + latent_dim / 1e4) / math.log2(k) * math.exp(numbers.gauss(0, 0.1))
         active = k + 1 if k == min(k_values) and position == 0 else round(0.7 * latent_dim)
-        own = {name: numbers.random() for name in ADDED_METRICS}
+        own = {name: others.random() for name in ADDED_METRICS}
         own |= {
             "fvu": fvu,
             "fvu_train": 0.9 * fvu,
