@@ -19,7 +19,7 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
 from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
-from thought_saes.features.concepts import find_concepts, read_examples
+from thought_saes.features.concepts import find_concepts
 from thought_saes.features.explorer import write_explorer
 from thought_saes.features.findings import best_finding, coverage_in_words
 from thought_saes.features.interpret import choose_saes, join_parts, match_cells, score_cells
@@ -54,7 +54,7 @@ def main() -> int:
         if not folder.is_dir():
             raise InputError(f"no results at {folder}: train_all_layers_positions.py writes them")
     cache = ActivationCache(config.activations)
-    examples = read_examples(cache)
+    examples = cache.examples()
     concepts = find_concepts(examples, cache, config.concept_column)
     cells = cache.choose(config.layers, config.positions)
     chosen = choose_saes(results, cells, config.latent_dim, config.k, config.all_configurations)

@@ -21,7 +21,7 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_json
 from thought_saes.common.flags import Selection, check_at_least, option, parse_config
-from thought_saes.downstream.error_prediction import evaluate, read_examples, read_rows
+from thought_saes.downstream.error_prediction import evaluate, read_rows
 from thought_saes.downstream.job import saes_there
 from thought_saes.downstream.substitutes import Substitutes
 
@@ -66,7 +66,7 @@ def main() -> int:
     ]
     if len(saes) < 3:
         raise InputError(f"{len(saes)} SAEs are chosen: their rank correlation needs three at least")
-    examples = read_examples(cache.folder)
+    examples = cache.examples()
     rows = read_rows(examples, read_answers(cache.folder, cache.n_examples))
     n_cells = len({key.cell for key in saes})
     with only_writer(config.results), tqdm(total=n_cells, unit="cell") as bar:

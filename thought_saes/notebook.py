@@ -30,7 +30,6 @@ from thought_saes.exports.libraries import LIBRARIES
 from thought_saes.exports.library import Exported, Origin
 from thought_saes.exports.weights import Weights
 from thought_saes.features.collect import rows_of
-from thought_saes.features.concepts import read_examples
 from thought_saes.figures.heatmaps import Quantity, draw
 from thought_saes.figures.maps import EXPLAINED_VARIANCE, FEATURE_DEATH, FVU, MEAN_ACTIVATION, RECONSTRUCTION_LOSS
 from thought_saes.models.reasoner import Edit, LatentReasoner
@@ -103,7 +102,7 @@ def top_rows(sae: SparseAutoencoder, activations: Path | str, feature: int, n: i
     found = pd.DataFrame({"row": order, "latent": latents[order]})
     if not (cache.folder / "examples.jsonl").exists():
         return found
-    examples = read_examples(cache)
+    examples = cache.examples()
     return found.join(pd.DataFrame([examples[row] for row in order]))
 
 

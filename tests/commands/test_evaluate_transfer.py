@@ -69,7 +69,7 @@ def test_the_verdict_follows_the_interval() -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "transfer.json").write_text("{}")
-    with pytest.raises(DamagedFile, match=r"transfer\.json is damaged"):
+    with pytest.raises(DamagedFile, match=r"transfer\.json: metadata is missing: evaluate_transfer\.py writes it anew"):
         transfer.tell([tmp_path], None)  # type: ignore[arg-type]
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.helpers.features import write_cache
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.common.command_line import InputError
-from thought_saes.features.concepts import facts, final_answer, find_concepts, read_examples, worked_steps
+from thought_saes.common.errors import InputError
+from thought_saes.features.concepts import facts, final_answer, find_concepts, worked_steps
 
 
 def test_the_steps_of_plain_lines_and_of_marks_are_read_alike() -> None:
@@ -49,7 +49,7 @@ def examples_of(colours: list[str]) -> list[dict[str, Any]]:
 def test_rare_concepts_are_left_out_and_counted(tmp_path: Path) -> None:
     colours = ["red", "blue"] * 60 + ["green"] * 5
     cache = ActivationCache(write_cache(tmp_path, np.ones((125, 2)), examples_of(colours)))
-    concepts = find_concepts(read_examples(cache), cache, ["colour"])
+    concepts = find_concepts(cache.examples(), cache, ["colour"])
     assert concepts.names == ["colour = blue", "colour = red"]
     assert concepts.left_out == 1
     assert concepts.labels.concepts.toarray()[:, 1].tolist() == [float(colour == "red") for colour in colours]
@@ -71,6 +71,6 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
         find_concepts(examples, cache, ["size"])
     with pytest.raises(InputError, match="no concept on 20 training rows"):
         find_concepts(examples, cache)
-    (tmp_path / "examples.jsonl").write_text(json.dumps(examples[0]) + "\n")
+    (tmp_path / "examples.jsonl").write_text(json.dumps({"id": 0} | examples[0]) + "\n")
     with pytest.raises(InputError, match="holds 1 questions, the activations 30 rows"):
-        read_examples(cache)
+        cache.examples()

@@ -19,7 +19,7 @@ def write_cache(folder: Path, values: np.ndarray, examples: Sequence[dict[str, A
     """A folder with one cell of activations `values` (n_rows, input_dim), and its examples."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(cell_path(folder, cell), values.astype(np.float32))
-    lines = [json.dumps(example) + "\n" for example in examples]
+    lines = [json.dumps({"id": row} | example) + "\n" for row, example in enumerate(examples)]
     (folder / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
 

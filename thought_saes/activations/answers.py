@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from thought_saes.activations.formats import AnswerLine
-from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import DamagedFile, InputError
-from thought_saes.common.files import write_lines
+from thought_saes.common.files import read_json_lines, write_lines
 from thought_saes.common.schema import check
 from thought_saes.models.answers import Answer
 from thought_saes.models.numbers import gold_number
@@ -46,7 +45,9 @@ def read_answers(folder: Path, n_rows: int) -> list[AnswerLine]:
     path = folder / ANSWERS_FILE
     if not path.exists():
         raise InputError(f"{path} is missing: extract_activations.py --answers writes it")
-    answers = [check(line, AnswerLine, f"line {at} of {path}") for at, line in enumerate(read_jsonl(path), start=1)]
+    answers = [
+        check(line, AnswerLine, f"line {at} of {path}") for at, line in enumerate(read_json_lines(path), start=1)
+    ]
     if [answer.id for answer in answers] != list(range(n_rows)):
         raise DamagedFile(f"{path} does not hold an answer for each of the {n_rows:,} rows, in their order")
     return answers

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from thought_saes.activations.cell import Cell, cell_path
-from thought_saes.activations.formats import CacheMetadata
+from thought_saes.activations.formats import CacheMetadata, Example
 from thought_saes.activations.split import read_split, split_rows
 from thought_saes.common.errors import DamagedFile, InputError, one_line, shorten
 from thought_saes.common.files import read_json
 from thought_saes.common.flags import Selection
-from thought_saes.common.schema import check, shown
+from thought_saes.common.schema import check, read_checked_lines, shown
 from thought_saes.common.text import compact
 
 ROWS_AT_A_TIME = 1024
@@ -73,6 +73,22 @@ class ActivationCache:
     def rows_left_out(self) -> int:
         """How many rows the split names neither for training nor for validation."""
         return self.n_examples - len(self.split.train) - len(self.split.validation)
+
+    def examples(self) -> list[dict[str, Any]]:
+        """The questions, a row each, as examples.jsonl holds them; columns of the data set's own included.
+
+        Raises InputError if they are not there, damaged, or not those of the rows.
+        """
+        path = self.folder / "examples.jsonl"
+        if not path.exists():
+            raise InputError(f"no {path}: the questions come from it; extract_activations.py writes it")
+        records = read_checked_lines(path, Example)
+        if len(records) != self.n_examples:
+            raise DamagedFile(f"{path} holds {len(records):,} questions, the activations {self.n_examples:,} rows")
+        for row, record in enumerate(records):
+            if record["id"] != row:
+                raise DamagedFile(f"line {row + 1} of {path} is of row {record['id']}, not of row {row}")
+        return records
 
     def choose(self, layers: Selection, positions: Selection) -> list[Cell]:
         """The cells chosen. Raises InputError if one of them is not there."""

@@ -76,3 +76,9 @@ class AnswerLine(Record):
     entropy: Annotated[Number | None, Meta(description="of the next token, before the number's first one, in nats")]
     margin: Annotated[Number | None, Meta(description="probability of the likeliest token there, less the second's")]
     log_probability: Annotated[Number | None, Meta(description="of the number's tokens, natural logarithm")]
+
+    def __post_init__(self) -> None:
+        if self.number is not None and None in (self.entropy, self.margin, self.log_probability):
+            raise ValueError("entropy, margin and log_probability of a number that is said are numbers")
+        if self.gold is not None and self.correct is None:
+            raise ValueError("correct is true or false where there is a gold number")

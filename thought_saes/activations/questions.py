@@ -7,7 +7,7 @@ published). Files are read a record at a time, and every text is held once.
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pyarrow import parquet
 
 from thought_saes.activations.published import PUBLISHED_SETS, as_published, default_split, published_set
 from thought_saes.common.errors import InputError, one_line
+from thought_saes.common.files import read_json_lines, text_lines
 
 RESERVED = ("id", "question", "answer", "split")  # the columns of examples.jsonl that are ours
 
@@ -112,29 +113,6 @@ def read_hub(dataset: str, subset: str | None, split: str) -> Iterator[dict[str,
     yield from table
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The record on each line. Raises InputError with the number of a line that holds none."""
-    with open(path, encoding="utf-8", newline="\n") as lines:  # JSON strings may hold other line ends
-        for number, line in enumerate(text_lines(path, lines), start=1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as problem:
-                    reason = one_line(problem)[:200]
-                    raise InputError(f"line {number} of {path} is not readable JSON ({reason})") from problem
-                if not isinstance(record, dict):
-                    raise InputError(f"line {number} of {path} is no JSON object")
-                yield record
-
-
-def text_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    """`lines` of the file. Raises InputError where it is no UTF-8."""
-    try:
-        yield from lines
-    except UnicodeDecodeError as problem:
-        raise InputError(f"{path} cannot be read as {path.suffix[1:]} ({one_line(problem)[:200]})") from problem
-
-
 def read_json_list(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON list. Raises InputError if it is none."""
     try:
@@ -183,7 +161,7 @@ def read_marked_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 READERS = {
-    ".jsonl": read_jsonl,
+    ".jsonl": read_json_lines,
     ".json": read_json_list,
     ".parquet": read_parquet,
     ".csv": read_csv,

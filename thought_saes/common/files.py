@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from thought_saes.common.errors import DamagedFile, InputError, shorten
+from thought_saes.common.errors import DamagedFile, InputError, one_line, shorten
 
 
 def temporary_path(path: Path) -> Path:
@@ -88,6 +88,26 @@ def parse_json(content: bytes | str, where: str) -> Any:
     except (ValueError, RecursionError) as problem:
         reason = "nested too deep" if isinstance(problem, RecursionError) else shorten(str(problem), 120)
         raise DamagedFile(f"{where} is not readable JSON ({reason})") from problem
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The object on each line of a file; empty lines are skipped. Raises DamagedFile with the number of a line."""
+    with open(path, encoding="utf-8", newline="\n") as lines:  # JSON strings may hold other line ends
+        for number, line in enumerate(text_lines(path, lines), start=1):
+            if line.strip():
+                record = parse_json(line, f"line {number} of {path}")
+                if not isinstance(record, dict):
+                    raise DamagedFile(f"line {number} of {path} is no JSON object")
+                yield record
+
+
+def text_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    """`lines` of the file. Raises DamagedFile where it is no UTF-8."""
+    try:
+        yield from lines
+    except UnicodeDecodeError as problem:
+        reason = shorten(one_line(problem), 200)
+        raise DamagedFile(f"{path} cannot be read as {path.suffix[1:]} ({reason})") from problem
 
 
 def _constant(name: str) -> float | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import msgspec
 
 from thought_saes.common.errors import DamagedFile, shorten
-from thought_saes.common.files import read_json
+from thought_saes.common.files import read_json, read_json_lines
 
 LARGEST = 2**63 - 1  # what arrays and tables can hold
 GREATEST = 1.7976931348623157e308
@@ -20,6 +20,8 @@ GREATEST = 1.7976931348623157e308
 Whole = Annotated[int, msgspec.Meta(ge=-LARGEST - 1, le=LARGEST)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Number = Annotated[float, msgspec.Meta(ge=-GREATEST, le=GREATEST)]  # neither infinite nor NaN
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Change = Annotated[float, msgspec.Meta(ge=-1, le=1)]  # of a share
 Counted = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,17})$")]  # a Count as the key of an object
 
 WORDS = {
@@ -32,6 +34,7 @@ WORDS = {
     "array": "a list",
 }
 SHOWN = 60
+SAID = 1e6  # a bound beyond it is that of the type
 
 
 class Record(msgspec.Struct):
@@ -46,6 +49,28 @@ Model = TypeVar("Model")
 def read_record(path: Path, model: type[Model]) -> Model:
     """What a JSON file says, as a `model`. Raises DamagedFile if it is anything else, OSError if it cannot be read."""
     return check(read_json(path), model, str(path))
+
+
+def read_checked(path: Path, model: type[Record], way_out: str = "") -> dict[str, Any]:
+    """What a JSON file says, as it stands there, keys that the `model` does not name included.
+
+    Raises DamagedFile, which ends with the `way_out`, if it is not what the model says; OSError if it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = read_json(path)
+        check(content, model, str(path))
+    except DamagedFile as problem:
+        raise DamagedFile(f"{problem}: {way_out}" if way_out else str(problem)) from problem
+    return content
+
+
+def read_checked_lines(path: Path, model: type[Record]) -> list[dict[str, Any]]:
+    """The objects of a file that holds one on each line, likewise."""
+    records = []
+    for number, record in enumerate(read_json_lines(path), start=1):
+        check(record, model, f"line {number} of {path}")
+        records.append(record)
+    return records
 
 
 def check(content: Any, model: type[Model], where: str) -> Model:
@@ -104,8 +129,10 @@ def _right(message: str) -> str:
         return "what it should be: " + message[0].lower() + message[1:].replace("`", "'")
     kinds = " or ".join(WORDS.get(kind, kind) for kind in expected[1].split(" | ") if kind != "null") or "null"
     match expected[2], expected[3]:
-        case ">=", "0":
-            return f"{kinds} of 0 or more"
+        case ">=", least if abs(float(least)) < SAID:
+            return f"{kinds} of {least.removesuffix('.0')} or more"
+        case "<=", most if abs(float(most)) < SAID:
+            return f"{kinds} of {most.removesuffix('.0')} or less"
         case "matching regex", _:
             return "a whole number of 0 or more"
         case "<=", _:

@@ -7,7 +7,6 @@ AUROC that it is judged on: the best configuration is chosen on one half of the 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from scipy.stats import spearmanr
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.activations.formats import AnswerLine
-from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import InputError
 from thought_saes.downstream.auroc import auroc, aurocs, out_of_fold, within_strata
 from thought_saes.downstream.statistics import INTERVAL, resample_weights
@@ -261,10 +259,3 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     if len(one) < 3 or len(np.unique(one)) < 2 or len(np.unique(other)) < 2:
         return float("nan")
     return float(spearmanr(one, other).statistic)
-
-
-def read_examples(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "examples.jsonl"
-    if not path.exists():
-        raise InputError(f"{path} is missing: the questions are needed beside their activations")
-    return list(read_jsonl(path))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.activations.questions import read_jsonl
 from thought_saes.common.errors import InputError
 from thought_saes.common.flags import Selection
 from thought_saes.downstream.records import RecordKey, Records, Tally, file_hash
@@ -21,7 +19,7 @@ from thought_saes.downstream.substitutes import OF_AN_SAE, Condition, Substitute
 from thought_saes.downstream.substitution import Batch, Scores, Unit, own_scores, run_conditions, unmodified
 from thought_saes.models.numbers import gold_number
 from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner, ModelFacts
-from thought_saes.results.names import SaeKey, checkpoint_path
+from thought_saes.results.names import SaeKey, checkpoint_keys, checkpoint_path
 
 FEWEST = 20  # questions: of fewer, no share has an interval that says anything
 
@@ -40,11 +38,10 @@ def saes_there(results: Path) -> list[SaeKey]:
     """Every SAE that the folder holds. Raises InputError if there is none."""
     if not results.is_dir():
         raise InputError(f"no results at {results}: train_all_layers_positions.py writes them")
-    names = (re.fullmatch(r"pos(\d+)_layer(\d+)_d(\d+)_k(\d+)\.pt", path.name) for path in results.iterdir())
-    found = [SaeKey(Cell(int(n[2]), int(n[1])), int(n[3]), int(n[4])) for n in names if n]
+    found = checkpoint_keys(results)
     if not found:
         raise InputError(f"no SAEs in {results}: no file named pos<p>_layer<l>_d<latent_dim>_k<k>.pt")
-    return sorted(found)
+    return found
 
 
 def choose_grid(
@@ -102,14 +99,6 @@ def check_model(cache: ActivationCache, facts: ModelFacts, model: str) -> None:
         )
 
 
-def training_questions(cache: ActivationCache) -> list[str]:
-    """The texts of the activations' rows, in their order. Raises InputError if the folder does not hold them."""
-    path = cache.folder / "examples.jsonl"
-    if not path.exists():
-        raise InputError(f"{path} is missing: it cannot be told which questions the SAEs were trained on")
-    return [str(record["question"]) for record in read_jsonl(path)]
-
-
 def check_saes(cache: ActivationCache, results: Path, grid: Grid) -> None:
     """Raises InputError if the first SAE of a cell is of other activations than those at hand."""
     first = Condition("sae", grid.latent_dims[0], grid.k_values[0])
@@ -126,7 +115,7 @@ def check_questions(
         raise InputError(f"{dataset} holds {len(examples)} questions: at least {FEWEST} are needed to compare answers")
     if allow_training_rows:
         return
-    texts = training_questions(cache)
+    texts = [example["question"] for example in cache.examples()]
     trained_on = {texts[row] for row in cache.split.train}
     same_set = (cache.metadata.get("dataset"), cache.metadata.get("dataset_split")) == (dataset, split)
     ids = set(cache.split.train.tolist()) if same_set else set()
@@ -208,7 +197,7 @@ def keys_left(unit: Unit, plan: Plan, records: Records) -> list[RecordKey]:
 def batches_of(reasoner: LatentReasoner, plan: Plan, cache: ActivationCache) -> Iterator[Batch]:
     """The questions in batches of similar length, longest first; another question for each."""
     token_ids = [reasoner.tokenize(example["question"]) for example in plan.examples]
-    texts = training_questions(cache)
+    texts = [example["question"] for example in cache.examples()]
     limit = reasoner.max_tokens
     for example, tokens in zip(plan.examples, token_ids, strict=True):
         if limit and len(tokens) + CODI_THOUGHTS + plan.settings.max_new_tokens > limit:

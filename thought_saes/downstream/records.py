@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thought_saes.common.errors import InputError
-from thought_saes.common.files import read_json, write_json
+from thought_saes.common.files import write_json
+from thought_saes.common.schema import read_checked
+from thought_saes.downstream.formats import SubstitutionContent
 from thought_saes.downstream.statistics import ResampledMean, benjamini_hochberg, mcnemar, resample_weights
 from thought_saes.downstream.substitutes import Condition
 from thought_saes.downstream.substitution import Scores
@@ -129,19 +131,15 @@ class Records:
         self.records: dict[tuple[Any, ...], dict[str, Any]] = {}
         if not self.path.exists():
             return
-        content = read_json(self.path)
-        try:
-            there = content["metadata"]
-            records = {key_of(record): record for record in content["records"]}
-        except (LookupError, TypeError, AttributeError) as problem:
-            raise InputError(f"{self.path} is damaged: remove it to measure anew") from problem
+        content = read_checked(self.path, SubstitutionContent, "remove it to measure anew")
+        there = content["metadata"]
         if different := [name for name in identity if there.get(name) != identity[name]]:
             name = different[0]
             raise InputError(
                 f"{self.path} is of other answers ({name}: {there.get(name)} there, {identity[name]} asked for): "
                 "remove it, or choose another --results"
             )
-        self.records = records
+        self.records = {key_of(record): record for record in content["records"]}
 
     def has(self, key: RecordKey, sae_hash: str | None) -> bool:
         """Whether the record is there, and of the same SAE."""

@@ -13,8 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from thought_saes.activations.cache import ActivationCache
-from thought_saes.activations.questions import read_jsonl
-from thought_saes.common.command_line import InputError
+from thought_saes.common.errors import InputError
 
 # A concept on fewer training rows is left out, and so is one that fewer training rows lack.
 MIN_ROWS = 20
@@ -84,8 +83,10 @@ def facts(example: Mapping[str, Any], columns: Sequence[str] = ()) -> Iterator[t
     """(family, value) of everything known of one example."""
     answer = str(example.get("answer", ""))
     steps = worked_steps(answer)
-    operations = example.get("operations") or [operation for operation, _ in steps]
-    values = example.get("values") or [value for _, value in steps]
+    operations, values = (
+        stated if isinstance(stated := example.get(name), list) and stated else list(told)
+        for name, told in zip(("operations", "values"), zip(*steps, strict=True) if steps else ((), ()), strict=True)
+    )
     if example.get("start") is not None:
         yield "start", normal(example["start"])
     for name, members in (("value after step", values), ("operation of step", operations)):
@@ -155,14 +156,3 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
     """Sorts `= 2` before `= 10`."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
     return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]
-
-
-def read_examples(cache: ActivationCache) -> list[dict[str, Any]]:
-    """The questions of a cache, a row each. Raises InputError if they are not there, or not as many as its rows."""
-    path = cache.folder / "examples.jsonl"
-    if not path.exists():
-        raise InputError(f"no {path}: concepts and questions come from it; extract_activations.py writes it")
-    examples = list(read_jsonl(path))
-    if len(examples) != cache.n_examples:
-        raise InputError(f"{path} holds {len(examples):,} questions, the activations {cache.n_examples:,} rows")
-    return examples

@@ -10,7 +10,6 @@ parts/                  the same of each cell, by which a killed run resumes
 import hashlib
 import io
 import json
-import re
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,17 +23,17 @@ from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.errors import InputError
+from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.common.schema import read_record
 from thought_saes.features.cells import load_checkpoint, score_cell
 from thought_saes.features.collect import collect_entries, rows_of
 from thought_saes.features.concepts import Concepts
+from thought_saes.features.formats import CellScoresFile
 from thought_saes.features.matches import Halved, best_matches, halve
 from thought_saes.features.summary import coverage_table
 from thought_saes.features.tables import CONCEPTS, COVERAGE, FEATURES, SCORES
-from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM, SaeKey, checkpoint_path
-
-CHECKPOINT = re.compile(r"pos(\d+)_layer(\d+)_d(\d+)_k(\d+)\.pt")
+from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM, SaeKey, checkpoint_keys, checkpoint_path
 
 
 class Chosen(NamedTuple):
@@ -47,9 +46,7 @@ class Chosen(NamedTuple):
 
 def there(results: Path) -> list[SaeKey]:
     """The SAEs whose checkpoints are in `results`, sorted. Raises InputError if there are none."""
-    names = (CHECKPOINT.fullmatch(path.name) for path in results.glob("*.pt"))
-    numbers = (map(int, name.groups()) for name in names if name)
-    keys = sorted(SaeKey(Cell(layer, position), dim, k) for position, layer, dim, k in numbers)
+    keys = checkpoint_keys(results)
     if not keys:
         raise InputError(f"no checkpoints in {results}: train_all_layers_positions.py writes them")
     return keys
@@ -90,6 +87,17 @@ class _Part(NamedTuple):
     concepts: Path
     scores: Path  # written last, with the identity of what they are of
 
+    def is_of(self, identity: str) -> bool:
+        """Whether the cell is done: its files are whole, and of this identity. A damaged one is made anew."""
+        try:
+            scores = read_record(self.scores, CellScoresFile)
+            return (scores.identity, scores.tables) == (identity, self.hash_of_tables())
+        except (FileNotFoundError, DamagedFile):
+            return False
+
+    def hash_of_tables(self) -> str:
+        return hashlib.sha256(self.features.read_bytes() + self.concepts.read_bytes()).hexdigest()[:16]
+
 
 def _part(output: Path, cell: Cell) -> _Part:
     stem = f"pos{cell.position}_layer{cell.layer}"
@@ -110,7 +118,7 @@ def score_cells(
         part = parts[cell] = _part(output, cell)
         checkpoints = {key: checkpoint_path(results, key) for key in keys}
         identity = _identity(cache, cell, concepts, checkpoints, seed)
-        if not (part.scores.exists() and read_json(part.scores).get("identity") == identity):
+        if not part.is_of(identity):
             left.append(_Job(cache, cell, concepts, checkpoints, seed, part, identity))
     n_saes = sum(map(len, chosen.keys.values()))
     n_left = sum(len(job.checkpoints) for job in left)
@@ -151,7 +159,8 @@ def _score(job: _Job) -> int:
     found = score_cell(job.cache, job.cell, job.concepts, job.checkpoints, job.seed)
     write_bytes(job.part.features, to_parquet(found.features))
     write_bytes(job.part.concepts, to_parquet(found.concepts))
-    write_json(job.part.scores, {"identity": job.identity, "cell": found.cell, "saes": found.saes})
+    about = {"identity": job.identity, "tables": job.part.hash_of_tables()}
+    write_json(job.part.scores, about | {"cell": found.cell, "saes": found.saes})
     return len(job.checkpoints)
 
 

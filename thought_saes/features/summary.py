@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from thought_saes.common.files import read_json
+from thought_saes.common.schema import read_checked
+from thought_saes.features.formats import ConceptScores
 from thought_saes.results.names import AXES
 
 # Where interpret_features.py puts the scores in a results folder, if it is not told another place.
@@ -24,9 +25,9 @@ class Relation(NamedTuple):
 
 
 def read_scores(folders: Sequence[Path]) -> dict[str, Any] | None:
-    """The scores of the first folder that has them. Raises InputError if they are damaged."""
+    """The scores of the first folder that has them. Raises DamagedFile."""
     path = next((folder / SCORES_FILE for folder in folders if (folder / SCORES_FILE).exists()), None)
-    return None if path is None else read_json(path)
+    return None if path is None else read_checked(path, ConceptScores, "run interpret_features.py again")
 
 
 def coverage_table(scores: Mapping[str, Any]) -> pd.DataFrame:

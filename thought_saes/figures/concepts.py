@@ -42,7 +42,7 @@ def concept_coverage(study: Study) -> Figure:
     figure = draw(COVERAGE, [("", matrix)], [sizes], study.grid.position_0)
     axes, layers, positions = figure.axes[0], list(matrix.index), list(matrix.columns)
     by_value = {(text.get_position()): text for text in axes.texts}
-    for sae in shown.itertuples():
+    for sae in shown[shown["layer"].isin(layers) & shown["position"].isin(positions)].itertuples():
         place = positions.index(sae.position) + 0.5, layers.index(sae.layer) + 0.5
         text = by_value[place]
         words = sae.best_family.replace("value after ", "").replace("operation of ", "op. ")

@@ -6,23 +6,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thought_saes.analysis.study import Study
-from thought_saes.common.files import read_json
+from thought_saes.common.schema import Record, read_checked
+from thought_saes.common.text import known
+from thought_saes.downstream.formats import ErrorPredictionContent, SubstitutionContent
 from thought_saes.figures.style import COLORS, MARKERS, SMALL, TEXT, NotRun, NotThere, k_axis, new_figure, plain_axes
 
 GREY = "0.75"
 
 
-def read(study: Study, file: str) -> dict[str, Any]:
-    """Raises NotRun if no folder holds the file."""
+def read(study: Study, file: str, model: type[Record]) -> dict[str, Any]:
+    """Raises NotRun if no folder holds the file, DamagedFile if it is not what its model says."""
     for folder in study.folders:
         if (folder / file).exists():
-            return dict(read_json(folder / file))
+            return read_checked(folder / file, model)
     raise NotRun(f"no folder holds {file}")
 
 
 def of_regime(study: Study, regime: str) -> list[dict[str, Any]]:
     """The records of one regime that have an accuracy. Raises NotThere if there are none."""
-    records = [r for r in read(study, "substitution.json")["records"] if r["regime"] == regime]
+    records = [r for r in read(study, "substitution.json", SubstitutionContent)["records"] if r["regime"] == regime]
     if not any(r["accuracy"] is not None for r in records):
         raise NotThere(f"substitution.json holds no accuracies of regime '{regime}'")
     return [r for r in records if r["accuracy"] is not None]
@@ -33,6 +35,8 @@ def accuracy_by_position(study: Study) -> Figure:
     records = of_regime(study, "cell")
     layers = sorted({r["layer"] for r in records})
     k_values = sorted({r["k"] for r in records if r["k"]})
+    if not k_values:
+        raise NotThere("substitution.json holds no SAEs of regime 'cell'")
     width = max(r["latent_dim"] or 0 for r in records)
     figure = new_figure(
         0.9 + 1.6 * len(layers),
@@ -91,10 +95,11 @@ def accuracy_by_k(study: Study) -> Figure:
             chosen = [r for r in some if r["condition"] == name and r["latent_dim"] in (None, width)]
             with_bars(axes, "k", chosen, name, place)
         for name, style in (("own", "-"), ("mean", ":"), ("other_question", "--")):
-            level = next(r["accuracy"] for r in some if r["condition"] == name)
-            axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=name.replace("_", " "))
+            for level in [r["accuracy"] for r in some if r["condition"] == name][:1]:
+                axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=name.replace("_", " "))
         plain_axes(axes, "k", "accuracy" if layer == layers[0] else "")
-        k_axis(axes, sorted({r["k"] for r in some if r["k"]}))
+        if k_values := sorted({r["k"] for r in some if r["k"]}):
+            k_axis(axes, k_values)
         axes.set_title(f"layer {layer}", fontsize=TEXT)
     panels[-1].legend(fontsize=SMALL)
     return figure
@@ -125,7 +130,9 @@ def accuracy_against_fvu(study: Study) -> Figure:
 
 def accuracy_change_by_position(study: Study) -> Figure:
     """Which thoughts matter: the change in accuracy when a cell's state becomes the mean; grey where it may be none."""
-    records = [r for r in of_regime(study, "cell") if r["condition"] == "mean"]
+    records = [r for r in of_regime(study, "cell") if r["condition"] == "mean" and r["delta_accuracy"] is not None]
+    if not records:
+        raise NotThere("substitution.json holds no mean thoughts of regime 'cell'")
     layers = sorted({r["layer"] for r in records})
     figure = new_figure(
         3.2,
@@ -152,8 +159,10 @@ def accuracy_change_by_position(study: Study) -> Figure:
 
 def auroc_against_fvu(study: Study) -> Figure:
     """Do SAEs that reconstruct better foretell errors better?"""
-    content = read(study, "error_prediction.json")
-    records = [r for r in content["records"] if r["features"] == "sae"]
+    content = read(study, "error_prediction.json", ErrorPredictionContent)
+    records = [r for r in content["records"] if r["features"] == "sae" and known(r.get("fvu")) and r["auroc_interval"]]
+    if not records:
+        raise NotThere("error_prediction.json holds no SAEs")
     figure = new_figure(3.6, "Does fvu tell who foretells errors?", "a point for each SAE; bars: 95 % over questions")
     axes = figure.subplots()
     for place, k in enumerate(sorted({r["k"] for r in records})):
@@ -161,7 +170,10 @@ def auroc_against_fvu(study: Study) -> Figure:
         axes.errorbar(
             [r["fvu"] for r in some],
             [r["auroc"] for r in some],
-            [[r["auroc"] - r["auroc_interval"][0] for r in some], [r["auroc_interval"][1] - r["auroc"] for r in some]],
+            [
+                [max(0.0, r["auroc"] - r["auroc_interval"][0]) for r in some],
+                [max(0.0, r["auroc_interval"][1] - r["auroc"]) for r in some],
+            ],
             color=COLORS[place % len(COLORS)],
             marker=MARKERS[place],
             markersize=4,

@@ -12,6 +12,14 @@ import msgspec
 from thought_saes.activations.formats import AnswerLine, CacheMetadata, Example, SplitRows
 from thought_saes.common.schema import Counted, Record
 from thought_saes.common.text import table
+from thought_saes.downstream.formats import (
+    ErrorPredictionContent,
+    SubstitutionContent,
+    TransferBaselines,
+    TransferContent,
+)
+from thought_saes.features.formats import CellCoverage, CellScoresFile, ConceptScores, SaeCoverage
+from thought_saes.models.formats import Thoughts
 from thought_saes.results.formats import BaselinesContent, GridPlan, LastRun, MetricsContent
 
 FILES: tuple[type[Record], ...] = (
@@ -23,6 +31,12 @@ FILES: tuple[type[Record], ...] = (
     BaselinesContent,
     GridPlan,
     LastRun,
+    SubstitutionContent,
+    ErrorPredictionContent,
+    TransferContent,
+    ConceptScores,
+    CellScoresFile,
+    Thoughts,
 )
 HEAD = """# The files, key by key
 
@@ -34,7 +48,12 @@ The arrays are `activations/pos{p}_layer{l}.npy`, (n_examples, input_dim) in flo
 order; the checkpoints `results/pos{p}_layer{l}_d{latent_dim}_k{k}.pt`, which the README reads in a notebook."""
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", typing.Any: "anything"}
 
-PLURALS = {str: "texts"}
+PLURALS = {
+    str: "texts",
+    CellCoverage: "CellCoverage",
+    SaeCoverage: "SaeCoverage",
+    TransferBaselines: "TransferBaselines",
+}
 
 
 def kind(hint: typing.Any) -> str:
@@ -48,6 +67,8 @@ def kind(hint: typing.Any) -> str:
         return " or ".join(kind(one) for one in arguments if one is not type(None)) + " or null"
     if origin is list:
         return f"list of {PLURALS[arguments[0]]}" if arguments[0] in PLURALS else f"list of {kind(arguments[0])}s"
+    if origin is tuple:
+        return f"{len(arguments)} {kind(arguments[0])}s"
     if origin is dict:
         return f"object: {kind(arguments[1])} by {kind(arguments[0])}"
     if origin is typing.Literal:
@@ -63,8 +84,9 @@ def records(hint: typing.Any) -> Iterator[type[Record]]:
         yield from records(argument)
 
 
-def fields_of(model: type[Record]) -> str:
-    """The fields of a record as a table, then the records within it."""
+def fields_of(model: type[Record], told: set[type[Record]] | None = None) -> str:
+    """The fields of a record as a table, then the records within it, but for those that were `told` before."""
+    told = set() if told is None else told
     hints = typing.get_type_hints(model, include_extras=True)
     rows: list[list[str]] = []
     inner: list[type[Record]] = []
@@ -75,7 +97,9 @@ def fields_of(model: type[Record]) -> str:
         inner += records(hint)
     blocks = [table(["key", "holds", "required", "what it is"], rows, words=4)]
     for one in inner:
-        blocks.append(f"**{one.__name__}.** {one.__doc__}\n\n{fields_of(one)}")
+        if one not in told:
+            told.add(one)
+            blocks.append(f"**{one.__name__}.** {one.__doc__}\n\n{fields_of(one, told)}")
     return "\n\n".join(blocks)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import DamagedFile
 from thought_saes.common.files import read_json, write_json
-from thought_saes.common.schema import Record, check
+from thought_saes.common.schema import Record, check, read_checked
 from thought_saes.results.formats import BaselinesContent, GridPlan, LastRun, MetricsContent
 from thought_saes.results.names import (
     AXES,
@@ -191,14 +191,7 @@ class Results:
 
 def _read(path: Path, model: type[Record], way_out: str) -> dict[str, Any] | None:
     """What a file that need not be there says. Raises DamagedFile, which ends with the way out."""
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = read_json(path)
-        check(content, model, str(path))
-    except DamagedFile as problem:
-        raise DamagedFile(f"{problem}: {way_out}") from problem
-    return content
+    return read_checked(path, model, way_out) if path.exists() else None
 
 
 def agreed(made: Any) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from thought_saes.analysis.findings import Findings
-from thought_saes.common.files import read_json
+from thought_saes.common.schema import read_checked
 from thought_saes.common.text import count, percent, table
+from thought_saes.downstream.formats import SubstitutionContent
 
 FILE = "substitution.json"
 ROWS = (
@@ -19,9 +20,9 @@ ROWS = (
 
 
 def tell(folders: Sequence[Path], findings: Findings) -> str | None:
-    """The section, or None where no folder holds the file."""
-    found = [read_json(folder / FILE) for folder in folders if (folder / FILE).exists()]
-    return phrase(found[0]) if found else None
+    """The section, or None where no folder holds the file. Raises DamagedFile."""
+    path = next((folder / FILE for folder in folders if (folder / FILE).exists()), None)
+    return None if path is None else phrase(read_checked(path, SubstitutionContent, "measure it anew"))
 
 
 def phrase(content: dict[str, Any]) -> str:
@@ -56,7 +57,7 @@ def finding(records: Sequence[dict[str, Any]], latent_dim: int) -> str:
     whole = [record for record in records if record["regime"] == "layer"] or list(records)
     last = max(record["layer"] for record in whole)
     whole = [record for record in whole if record["layer"] == last]
-    k = min(record["k"] for record in whole if record["condition"] == "sae")
+    k = min((record["k"] for record in whole if record["condition"] == "sae"), default=None)
     own, sae, pca, mean = (
         of(whole, *key) for key in (("own", None, None), ("sae", latent_dim, k), ("pca", None, k), ("mean", None, None))
     )

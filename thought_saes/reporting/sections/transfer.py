@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from thought_saes.analysis.findings import Findings
-from thought_saes.common.errors import DamagedFile
-from thought_saes.common.files import read_json
+from thought_saes.common.schema import read_checked
 from thought_saes.common.text import count, known, number, percent, table
+from thought_saes.downstream.formats import TransferContent
 
 FILE = "transfer.json"
 
@@ -19,11 +19,7 @@ def tell(folders: Sequence[Path], findings: Findings) -> str | None:
     path = next((folder / FILE for folder in folders if (folder / FILE).exists()), None)
     if path is None:
         return None
-    content = read_json(path)
-    try:
-        return phrase(content)
-    except (LookupError, TypeError, AttributeError) as problem:
-        raise DamagedFile(f"{path} is damaged: evaluate_transfer.py writes it anew") from problem
+    return phrase(read_checked(path, TransferContent, "evaluate_transfer.py writes it anew"))
 
 
 def phrase(content: dict[str, Any]) -> str:
