@@ -1,11 +1,14 @@
 """What this machine has: the device that a flag names, memory, and room on its disks."""
 
+import gc
 import os
 import resource
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -29,6 +32,45 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         raise InputError(f"there is no device '{name}' here; 'auto' takes CUDA, MPS or the CPU") from problem
     return device
+
+
+@contextmanager
+def float32_products(precision: Literal["tf32", "ieee"]) -> Iterator[None]:
+    """Within, CUDA's float32 products are of this precision, whatever the process has set before.
+
+    A setting of the whole process: no other thread may compute on the device meanwhile.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision  # unlike `allow_tf32`, it can be read whichever of the two was written
+    matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether a computation needed more memory than its device, or the machine, has left."""
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError):
+        return True
+    signs = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(problem, RuntimeError) and any(sign in str(problem) for sign in signs)
+
+
+def has_lost_device(problem: BaseException) -> bool:
+    """Whether an error leaves the process without its GPU: a kernel's own makes every later call fail as well."""
+    if is_out_of_memory(problem):
+        return False
+    if isinstance(problem, torch.AcceleratorError):
+        return True
+    return isinstance(problem, RuntimeError) and any(sign in str(problem) for sign in ("CUDA error", "HIP error"))
+
+
+def release_memory(device: torch.device) -> None:
+    """Give what PyTorch's allocator keeps of a GPU back to it."""
+    gc.collect()
+    if device.type != "cpu" and torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def cores() -> int:

@@ -71,8 +71,17 @@ def foretell(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], 
     n_workers, backend = min(engine.most_workers, len(plan.jobs)), choose_backend(config.backend, engine.device)
     print(describe(config, cache, plan, Workers(n_workers, str(engine.device), backend)))
     check_room(config, cache.input_dim, plan.jobs)
-    seconds = engine.seconds_to_train(plan.jobs, backend) / max(1, n_workers)
-    print(f"time: about {in_time(seconds)} if {n_workers} workers do not slow each other down")
+    print(time_of_workers(engine.seconds_to_train(plan.jobs, backend), n_workers, engine.sharing))
+
+
+def time_of_workers(seconds: float, workers: int, sharing: int) -> str:
+    """What `workers`, of which `sharing` have one device together, make of so many seconds of a single one."""
+    shortest = seconds / max(1, workers)
+    if sharing == 1:
+        return f"time: about {in_time(shortest)} if {workers} workers do not slow each other down"
+    longest = seconds / max(1, workers // sharing)
+    sharing = min(workers, sharing)
+    return f"time: {in_time(shortest)} to {in_time(longest)}: {sharing} workers share a device, which one may fill"
 
 
 def run_grid(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], engine: Engine) -> int:

@@ -27,7 +27,10 @@ WORKERS_ON_A_GPU = 3  # the experiment's
 
 
 def work(connection: Connection, config: GridConfig, log: Path, threads: int | None, backend: str) -> None:
-    """A worker process: do the jobs that come. Sends epochs done (each of one SAE), then the Outcome."""
+    """A worker process: do the jobs that come. Sends epochs done (each of one SAE), then the Outcome.
+
+    Ends when its GPU is lost to it: a new process can use it again.
+    """
     threading.Thread(target=exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
     log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -41,7 +44,10 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
     logging.info("process %d on %s, %d threads", os.getpid(), device, torch.get_num_threads())
     while True:
         job = connection.recv()
-        connection.send(attempt(job, config, cache, device, backend, connection.send))
+        outcome = attempt(job, config, cache, device, backend, connection.send)
+        connection.send(outcome)
+        if outcome.device_lost:
+            os._exit(1)  # at once: what an interpreter does at its end would ask the device again
 
 
 def exit_with_parent() -> None:
@@ -68,7 +74,27 @@ class Worker:
         theirs.close()  # so that the end of the process is the end of the pipe
 
     def run(self, job: Job, on_epochs: Callable[[int], object]) -> Outcome:
-        """Have the process do `job`. If it dies of it, all of the job has failed."""
+        """Have the process do `job`, and once more in a new process if the first one's GPU is lost to it."""
+        epochs_done = 0
+
+        def count(epochs: int) -> None:
+            nonlocal epochs_done
+            epochs_done += epochs
+            on_epochs(epochs)
+
+        first = self._attempt(job, count)
+        if not first.device_lost:
+            return first
+        left = job.left(self._settings[0])
+        n_there = job.n_saes - (left.n_saes if left else 0)
+        on_epochs(self._settings[0].epochs * n_there - epochs_done)
+        if left is None:
+            return Outcome(n_there, [], first.seconds)
+        second = self._attempt(left, on_epochs)
+        return second._replace(n_trained=n_there + second.n_trained, seconds=first.seconds + second.seconds)
+
+    def _attempt(self, job: Job, on_epochs: Callable[[int], object]) -> Outcome:
+        """If the process dies of it, all of the job has failed."""
         started = time.perf_counter()
         try:
             if not self.process.is_alive():
@@ -76,6 +102,8 @@ class Worker:
             self._connection.send(job)
             while isinstance(message := self._connection.recv(), int):
                 on_epochs(message)
+            if message.device_lost:
+                self.process.join()
             return message
         except (EOFError, ConnectionError):
             self.process.join()
@@ -124,6 +152,7 @@ class Processes:
         on_cpu = self.device.type == "cpu"
         self.most_workers = config.workers or (self._workers_on_cores() if on_cpu else WORKERS_ON_A_GPU)
         self.threads = max(1, cores() // self.most_workers) if on_cpu else None
+        self.sharing = 1 if on_cpu else self.most_workers
 
     def _workers_on_cores(self) -> int:
         largest = fused_worker_bytes(max(self._config.latent_dims), self._cache)

@@ -9,6 +9,7 @@ import torch
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.errors import InputError, one_line
+from thought_saes.common.machine import has_lost_device
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.jobs import Job
 
@@ -20,6 +21,7 @@ class Outcome(NamedTuple):
     failures: list[str]  # the SAEs that failed, and why
     seconds: float
     refusal: str | None = None  # what is wrong with the input, the disk or the machine, if that ended it
+    device_lost: bool = False  # whether this process can compute on its GPU no more: it has to end
 
 
 class RunReport(NamedTuple):
@@ -47,6 +49,7 @@ class Engine(Protocol):
     device: torch.device
     threads: int | None  # of each worker on the CPU
     most_workers: int
+    sharing: int  # how many workers share a device
 
     def cells_that_fit(self, latent_dim: int) -> int:
         """How many cells a stack of this latent_dim may span."""
@@ -68,15 +71,15 @@ def attempt(
 ) -> Outcome:
     """Run the job, its errors caught and logged: those of one job as failures, those of all as a refusal."""
     started = time.perf_counter()
-    failures, refusal = [], None
+    failures, refusal, device_lost = [], None, False
     try:
         failures = job.run(config, cache, device, backend, on_epochs)
     except (RuntimeError, MemoryError) as problem:  # out of memory, on any device
         logging.exception("%s failed", job)
-        failures = job.failed(one_line(problem)[:200])
+        failures, device_lost = job.failed(one_line(problem)[:200]), has_lost_device(problem)
     except (InputError, OSError) as problem:
         logging.exception("%s failed", job)
         refusal = str(problem)
     seconds = time.perf_counter() - started
     logging.info("%s: %.1f s%s", job, seconds, "".join(f"; {failure}" for failure in failures))
-    return Outcome(max(0, job.n_saes - len(failures)), failures, seconds, refusal)
+    return Outcome(max(0, job.n_saes - len(failures)), failures, seconds, refusal, device_lost)

@@ -106,6 +106,8 @@ def train_on_node(
         return None
     cache = CarriedCache(cache, {cell: ray.get(carried[cell]) for cell in unseen})
     outcome = attempt(job, config, cache, order.device, order.backend)
+    if outcome.device_lost:
+        os._exit(1)  # Ray gives the job to another process
     return outcome._replace(
         n_trained=outcome.n_trained + n_saes - job.n_saes,
         failures=[f"{failure}; see {log}" for failure in outcome.failures],
@@ -141,6 +143,7 @@ class RayJobs:
         self._share = Share(cpus=cpus, gpus=gpus)
         check_fits(self._share)
         self.most_workers = config.workers or self._share.fits()
+        self.sharing = max(1, round(1 / gpus)) if gpus else 1
         self._n_stacks = n_stacks
         self._room_found, self._room_looked_at = 1, -ROOM_LOOKED_AT_EVERY
         self._config = dataclasses.replace(
@@ -159,8 +162,7 @@ class RayJobs:
     def cells_that_fit(self, latent_dim: int) -> int:
         """What fits the memory, but not so many that workers idle while the last stacks train."""
         free = answer(self._remote(free_on_gpu).remote()) if self.device.type == "cuda" else None
-        sharing = max(1, round(1 / self._share.gpus)) if self._share.gpus else 1
-        fit = cells_that_fit(self._config, self._cache, latent_dim, sharing, free)
+        fit = cells_that_fit(self._config, self._cache, latent_dim, self.sharing, free)
         return min(fit, max(1, self._n_stacks // (TURNS * self.most_workers)))
 
     def seconds_to_train(self, jobs: list[Job], backend: str) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thought_saes.common.machine import float32_products
 from thought_saes.saes.moments import (
     CHUNK_ROWS,
     Moments,
@@ -21,6 +22,7 @@ from thought_saes.saes.moments import (
 from thought_saes.saes.sae import SparseAutoencoder
 
 
+@float32_products("ieee")
 def score(x: Tensor, reconstruct: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """`explained_variance` and `fvu` of a reconstruction of x (n, input_dim), as for an SAE."""
     original, error = Moments(), Moments()
@@ -58,6 +60,7 @@ def moment_matched_rows(x: Tensor, sizes: Sequence[int], seed: Sequence[int]) ->
 
 
 @torch.inference_mode()
+@float32_products("ieee")
 def measure_baselines(
     x_train: Tensor, x_validation: Tensor, k_values: Sequence[int], untrained: Iterable[SparseAutoencoder]
 ) -> dict[str, Any]:

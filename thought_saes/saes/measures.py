@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from thought_saes.common.machine import float32_products
 from thought_saes.saes.entries import Entries
 from thought_saes.saes.moments import (
     CHUNK_ROWS,
@@ -241,6 +242,7 @@ ADDED_METRICS = [figure.name for figure in FIGURES if not figure.published]
 
 
 @torch.inference_mode()
+@float32_products("ieee")
 def measure(
     sae: SparseAutoencoder,
     sets: Sequence[tuple[Tensor, bool]],

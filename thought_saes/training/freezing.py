@@ -148,7 +148,7 @@ def well_below(
 
     The first as a mask (latent_dim,), the second (n,). norms (n,): of the rows.
     """
-    rounding = ROUNDING_TF32 if x.is_cuda else ROUNDING
+    rounding = ROUNDING if x.device.type == "cpu" else ROUNDING_TF32
     is_below = torch.zeros(W_enc.shape[1], dtype=torch.bool, device=x.device)
     largest = torch.zeros_like(limit)
     for block in features.split(BLOCK):

@@ -11,6 +11,7 @@ from torch import Tensor
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError, one_line
+from thought_saes.common.machine import float32_products
 from thought_saes.results.names import SaeKey
 from thought_saes.results.provenance import provenance
 from thought_saes.results.recipe import Recipe
@@ -129,6 +130,7 @@ class Prepared:
         return sae
 
     @torch.no_grad()
+    @float32_products("ieee")
     def finish(self, sae: SparseAutoencoder) -> None:
         """Bring a trained (or untrained) SAE into raw units, its inference's extras measured."""
         pre_acts = (sae.encoder(rows) for rows in chunks(self.x, CHUNK_ROWS))

@@ -7,13 +7,13 @@ epoch's orders come over once.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from thought_saes.common.machine import float32_products
 from thought_saes.saes.sae import SparseAutoencoder, n_weights
 from thought_saes.saes.variant import B_ENC
 from thought_saes.saes.variants import VARIANTS
@@ -28,17 +28,6 @@ class Trained(NamedTuple):
     finite: bool  # whether its loss stayed finite
     seconds: float  # in a stack: its share
     backend: str  # 'torch' or 'fused'
-
-
-@contextmanager
-def tf32_allowed() -> Iterator[None]:
-    """TF32 products on CUDA, for the training alone: metrics are measured in full float32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class Stack(NamedTuple):
@@ -133,7 +122,7 @@ def rate_of(lr: Rates, step: int) -> float:
 EpochRunner = Callable[[Stack, Tensor, Tensor, int, Rates, int], Epoch]  # as `train_epoch`
 
 
-@tf32_allowed()
+@float32_products("tf32")  # metrics and baselines are measured in IEEE float32
 def train_stack(
     saes: Sequence[SparseAutoencoder],
     cells: Sequence[int],
