@@ -19,6 +19,7 @@ GREATEST = 1.7976931348623157e308
 
 Whole = Annotated[int, msgspec.Meta(ge=-LARGEST - 1, le=LARGEST)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Number = Annotated[float, msgspec.Meta(ge=-GREATEST, le=GREATEST)]  # neither infinite nor NaN
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Change = Annotated[float, msgspec.Meta(ge=-1, le=1)]  # of a share
@@ -33,6 +34,7 @@ WORDS = {
     "object": "an object",
     "array": "a list",
 }
+BELOW = {f"{2**31 - 1}": "below 2^31"}
 SHOWN = 60
 SAID = 1e6  # a bound beyond it is that of the type
 
@@ -136,5 +138,5 @@ def _right(message: str) -> str:
         case "matching regex", _:
             return "a whole number of 0 or more"
         case "<=", _:
-            return "a finite number" if expected[1] == "float" else f"{kinds} below 2^63"
+            return "a finite number" if expected[1] == "float" else f"{kinds} {BELOW.get(expected[3], 'below 2^63')}"
     return kinds

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from thought_saes.common.schema import Change, Count, Counted, Number, Record, Share, Whole
-from thought_saes.results.formats import Measured
+from thought_saes.saes.formats import Measured
 
 Interval = tuple[Number, Number]  # of 95 %
 

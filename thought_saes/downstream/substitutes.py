@@ -16,8 +16,8 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
 from thought_saes.results.names import SaeKey, checkpoint_path
+from thought_saes.results.store import Results
 from thought_saes.saes.baselines import covariance
-from thought_saes.saes.checkpoint import load_sae
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.start import seeded_sae
 
@@ -85,18 +85,9 @@ class Substitutes:
     def _trained(self, key: SaeKey) -> SparseAutoencoder:
         if key in self._saes:
             return self._saes[key]
-        path = checkpoint_path(self.results, key)
-        try:
-            sae = load_sae(path)
-        except FileNotFoundError:
-            raise InputError(f"there is no SAE {path}: train it, or choose others") from None
-        except ValueError as problem:
-            raise InputError(str(problem)) from problem
-        if sae.input_dim != self.cache.input_dim:
-            raise InputError(
-                f"{path} is for vectors of {sae.input_dim} values, the activations have {self.cache.input_dim}"
-            )
+        sae = Results(self.results).sae(key, self.cache.input_dim)
         if sae.config.get("activations", self._fingerprint) != self._fingerprint:
+            path = checkpoint_path(self.results, key)
             raise InputError(f"{path} was trained on other activations than those in {self.cache.folder}")
         self._saes[key] = sae.to(self.device).requires_grad_(False)
         return sae

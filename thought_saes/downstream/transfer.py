@@ -22,8 +22,8 @@ from thought_saes.downstream.job import saes_there
 from thought_saes.downstream.statistics import INTERVAL, N_RESAMPLES
 from thought_saes.results.names import SaeKey, checkpoint_path
 from thought_saes.results.recipe import Recipe
+from thought_saes.results.store import Results
 from thought_saes.saes.baselines import measure_baselines
-from thought_saes.saes.checkpoint import load_sae
 from thought_saes.saes.measures import evaluate
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.rows import load_cells
@@ -87,17 +87,9 @@ class Transfer:
 
     def sae(self, folder: Path, key: SaeKey, fingerprint: str | None) -> SparseAutoencoder:
         """An SAE of the folder; `fingerprint` is of the rows it must have been trained on, if it says so."""
-        path = checkpoint_path(folder, key)
-        try:
-            sae = load_sae(path)
-        except ValueError as problem:
-            raise InputError(str(problem)) from problem
-        if sae.input_dim != self.cache.input_dim:
-            raise InputError(
-                f"{path} is for vectors of {sae.input_dim} values, the activations have {self.cache.input_dim}"
-            )
+        sae = Results(folder).sae(key, self.cache.input_dim)
         if fingerprint is not None and sae.config.get("activations", fingerprint) != fingerprint:
-            raise InputError(f"{path} was trained on other activations than those given for it")
+            raise InputError(f"{checkpoint_path(folder, key)} was trained on other activations than those given for it")
         return sae
 
     def cell(self, cell: Cell, keys: Sequence[SaeKey]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

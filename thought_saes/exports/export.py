@@ -5,15 +5,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_bytes
 from thought_saes.common.text import without_path
 from thought_saes.exports.card import Listed, folder_name, model_card
 from thought_saes.exports.library import Exported, Library, Origin
 from thought_saes.exports.weights import Weights
-from thought_saes.results.names import SaeKey, checkpoint_path
+from thought_saes.results.names import SaeKey
 from thought_saes.results.store import Results
-from thought_saes.saes.checkpoint import load_sae
 
 CARD = "README.md"
 
@@ -28,13 +26,7 @@ def read_origin(results: Path, key: SaeKey) -> Origin:
 
 def load(results: Path, key: SaeKey) -> Exported:
     """One SAE of the folder. Raises InputError if its checkpoint is damaged, or is not of what its name says."""
-    path = checkpoint_path(results, key)
-    try:
-        sae = load_sae(path)
-    except ValueError as problem:
-        raise InputError(str(problem)) from problem
-    if (sae.latent_dim, sae.k) != (key.latent_dim, key.k):
-        raise InputError(f"{path} holds latent_dim {sae.latent_dim}, k {sae.k}: not what its name says")
+    sae = Results(results).sae(key)
     return Exported(key, Weights.of(sae), sae.config, sae.metrics, read_origin(results, key))
 
 

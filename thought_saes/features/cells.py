@@ -11,8 +11,7 @@ Coverage is the mean over concepts of the best F1 on the validation rows; its in
 coverage over resamples of those rows, the same for everything that is compared.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
-from thought_saes.common.errors import InputError
 from thought_saes.features.collect import Representation, collect_entries, principal_components, rows_of
 from thought_saes.features.concepts import Concepts
 from thought_saes.features.describe import describe_halves
@@ -38,7 +36,7 @@ from thought_saes.features.scores import (
     resampled_f1,
 )
 from thought_saes.results.names import AXES, SaeKey
-from thought_saes.saes.checkpoint import load_sae
+from thought_saes.results.store import Results
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.start import seeded_sae
 
@@ -132,9 +130,9 @@ class Coverage(NamedTuple):
 
 
 def score_cell(
-    cache: ActivationCache, cell: Cell, concepts: Concepts, checkpoints: Mapping[SaeKey, Path], seed: int = 0
+    cache: ActivationCache, cell: Cell, concepts: Concepts, results: Results, keys: Sequence[SaeKey], seed: int = 0
 ) -> CellScores:
-    """Hold every SAE of `checkpoints`, all of `cell`, against the concepts. `seed` is of the untrained SAEs.
+    """Hold the SAEs `keys` of `results`, all of `cell`, against the concepts. `seed` is of the untrained SAEs.
 
     Raises InputError if a checkpoint is damaged or is of another input_dim.
     """
@@ -149,8 +147,8 @@ def score_cell(
     probe = judge_.note("probe", fit_probes(probed[judge_.train], train, probed[judge_.validation], validation))
     named = {"raw": raw, "pca": pca, "probe": probe}
     features, records = [], []
-    for key, path in checkpoints.items():
-        sae = load_checkpoint(path, cache.input_dim)
+    for key in keys:
+        sae = results.sae(key, cache.input_dim)
         entries = collect_entries(sae, x)
         found, halves = judge_.halves(entries)
         features.append(describe_halves(key, entries, halves, concepts.names))
@@ -204,14 +202,3 @@ def _record(
         "judged_halves": int(judged.sum()),
         "splitting": float(halves.split_f1.mean()),
     }
-
-
-def load_checkpoint(path: Path, input_dim: int) -> SparseAutoencoder:
-    """The SAE of a checkpoint. Raises InputError if it is absent, damaged or of another input_dim."""
-    try:
-        sae = load_sae(path)
-    except (FileNotFoundError, ValueError) as problem:
-        raise InputError(str(problem)) from problem
-    if sae.input_dim != input_dim:
-        raise InputError(f"{path} takes rows of {sae.input_dim} values, the activations have {input_dim}")
-    return sae

@@ -26,7 +26,7 @@ from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import read_json, write_bytes, write_json
 from thought_saes.common.schema import read_record
-from thought_saes.features.cells import load_checkpoint, score_cell
+from thought_saes.features.cells import score_cell
 from thought_saes.features.collect import collect_entries, rows_of
 from thought_saes.features.concepts import Concepts
 from thought_saes.features.formats import CellScoresFile
@@ -34,6 +34,7 @@ from thought_saes.features.matches import Halved, best_matches, halve
 from thought_saes.features.summary import coverage_table
 from thought_saes.features.tables import CONCEPTS, COVERAGE, FEATURES, SCORES
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM, SaeKey, checkpoint_keys, checkpoint_path
+from thought_saes.results.store import Results
 
 
 class Chosen(NamedTuple):
@@ -116,12 +117,11 @@ def score_cells(
     parts, left = {}, []
     for cell, keys in chosen.keys.items():
         part = parts[cell] = _part(output, cell)
-        checkpoints = {key: checkpoint_path(results, key) for key in keys}
-        identity = _identity(cache, cell, concepts, checkpoints, seed)
+        identity = _identity(cache, cell, concepts, [checkpoint_path(results, key) for key in keys], seed)
         if not part.is_of(identity):
-            left.append(_Job(cache, cell, concepts, checkpoints, seed, part, identity))
+            left.append(_Job(cache, cell, concepts, results, keys, seed, part, identity))
     n_saes = sum(map(len, chosen.keys.values()))
-    n_left = sum(len(job.checkpoints) for job in left)
+    n_left = sum(len(job.keys) for job in left)
     with tqdm(total=n_saes, initial=n_saes - n_left, unit="SAE") as bar:
         if min(workers, len(left)) < 2:
             for job in left:
@@ -142,7 +142,8 @@ class _Job(NamedTuple):
     cache: ActivationCache
     cell: Cell
     concepts: Concepts
-    checkpoints: dict[SaeKey, Path]
+    results: Path
+    keys: list[SaeKey]
     seed: int
     part: _Part
     identity: str
@@ -156,23 +157,21 @@ def _on_one_core() -> None:
 def _score(job: _Job) -> int:
     """Write the tables of one cell; returns the number of its SAEs."""
     job.part.scores.unlink(missing_ok=True)  # first: the tables about to be written are not what it is of
-    found = score_cell(job.cache, job.cell, job.concepts, job.checkpoints, job.seed)
+    found = score_cell(job.cache, job.cell, job.concepts, Results(job.results), job.keys, job.seed)
     write_bytes(job.part.features, to_parquet(found.features))
     write_bytes(job.part.concepts, to_parquet(found.concepts))
     about = {"identity": job.identity, "tables": job.part.hash_of_tables()}
     write_json(job.part.scores, about | {"cell": found.cell, "saes": found.saes})
-    return len(job.checkpoints)
+    return len(job.keys)
 
 
-def _identity(
-    cache: ActivationCache, cell: Cell, concepts: Concepts, checkpoints: Mapping[SaeKey, Path], seed: int
-) -> str:
+def _identity(cache: ActivationCache, cell: Cell, concepts: Concepts, checkpoints: Sequence[Path], seed: int) -> str:
     """Equal exactly when the same tables would come out."""
     labels = concepts.labels
     digest = hashlib.sha256(json.dumps([cache.fingerprint(cell), concepts.names, seed]).encode())
     for array in (labels.concepts.indptr, labels.concepts.indices, labels.defined.indices, labels.family):
         digest.update(array.astype("<i8").tobytes())
-    for path in checkpoints.values():
+    for path in checkpoints:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
@@ -186,9 +185,9 @@ def match_cells(cache: ActivationCache, folders: Sequence[Path], chosen: Chosen)
     for cell in tqdm(chosen.keys, unit="cell", desc="matches", leave=False):
         x = rows_of(cache, cell)
         for folder in folders:
-            path = checkpoint_path(folder, SaeKey(cell, chosen.latent_dim, chosen.k))
-            if folder == folders[0] or path.exists():
-                halved[folder, cell] = halve(collect_entries(load_checkpoint(path, cache.input_dim), x))
+            key = SaeKey(cell, chosen.latent_dim, chosen.k)
+            if folder == folders[0] or checkpoint_path(folder, key).exists():
+                halved[folder, cell] = halve(collect_entries(Results(folder).sae(key, cache.input_dim), x))
     found = {}
     for cell in tqdm(chosen.keys, unit="cell", desc="matches", leave=False):
         others = {

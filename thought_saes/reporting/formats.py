@@ -21,6 +21,7 @@ from thought_saes.downstream.formats import (
 from thought_saes.features.formats import CellCoverage, CellScoresFile, ConceptScores, SaeCoverage
 from thought_saes.models.formats import Thoughts
 from thought_saes.results.formats import BaselinesContent, GridPlan, LastRun, MetricsContent
+from thought_saes.saes.formats import CheckpointContent, SaelensConfig
 
 FILES: tuple[type[Record], ...] = (
     CacheMetadata,
@@ -36,7 +37,9 @@ FILES: tuple[type[Record], ...] = (
     TransferContent,
     ConceptScores,
     CellScoresFile,
+    CheckpointContent,
     Thoughts,
+    SaelensConfig,
 )
 HEAD = """# The files, key by key
 

@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta, defstruct, field
 
 from thought_saes.common.schema import Count, Counted, Number, Record, Whole
+from thought_saes.saes.formats import Measured
 from thought_saes.saes.measures import FIGURES, Figure
-
-# NaN and infinity are values that were measured and are none: they are read, and left out of every mean.
-Measured = float | None
 
 
 class MetricsMetadata(Record):

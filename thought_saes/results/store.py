@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from thought_saes.activations.cell import Cell
-from thought_saes.common.errors import DamagedFile
+from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import read_json, write_json
 from thought_saes.common.schema import Record, check, read_checked
 from thought_saes.results.formats import BaselinesContent, GridPlan, LastRun, MetricsContent
@@ -30,6 +30,7 @@ from thought_saes.results.names import (
     plan_path,
 )
 from thought_saes.results.recipe import Recipe, Run
+from thought_saes.saes.checkpoint import load_sae
 from thought_saes.saes.sae import SparseAutoencoder
 
 SHARED = ("backend", "device", "versions")  # also said once in a file whose SAEs all agree on it
@@ -177,6 +178,27 @@ class Results:
         """Replace what the last run took."""
         write_json(last_run_path(self.folder), content)
 
+    def sae(self, key: SaeKey, input_dim: int | None = None) -> SparseAutoencoder:
+        """One of the folder's SAEs, for rows of `input_dim` values.
+
+        Raises InputError if its checkpoint is absent, damaged, for other rows, or not of what its name says.
+        """
+        path = checkpoint_path(self.folder, key)
+        try:
+            sae = load_sae(path)
+        except FileNotFoundError:
+            raise InputError(f"there is no SAE {path}: train it, or choose others") from None
+        except ValueError as problem:
+            raise DamagedFile(str(problem)) from problem
+        check(sae.config, Recipe, f"{path}: config")
+        other = [f"{name} {sae.config[name]}" for name in ("layer", "position") if _differs(sae, name, key)]
+        if other or (sae.latent_dim, sae.k) != (key.latent_dim, key.k):
+            holds = ", ".join([*other, f"latent_dim {sae.latent_dim}", f"k {sae.k}"])
+            raise DamagedFile(f"{path} holds {holds}: not what its name says")
+        if input_dim not in (None, sae.input_dim):
+            raise InputError(f"{path} is for vectors of {sae.input_dim} values, the activations have {input_dim}")
+        return sae
+
     def checkpoint_problem(self, key: SaeKey) -> str | None:
         """What is wrong with a checkpoint, by the checksums in it; None if it is whole."""
         path = checkpoint_path(self.folder, key)
@@ -192,6 +214,11 @@ class Results:
 def _read(path: Path, model: type[Record], way_out: str) -> dict[str, Any] | None:
     """What a file that need not be there says. Raises DamagedFile, which ends with the way out."""
     return read_checked(path, model, way_out) if path.exists() else None
+
+
+def _differs(sae: SparseAutoencoder, name: str, key: SaeKey) -> bool:
+    """Whether a checkpoint says that it is of another layer or position than its key."""
+    return sae.config.get(name) not in (None, getattr(key.cell, name))
 
 
 def agreed(made: Any) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """An SAE in a file, with the keys of the original experiment, so that its notebooks read ours and we read its files."""
 
 import io
+import struct
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -8,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from thought_saes.common.errors import DamagedFile, one_line
 from thought_saes.common.files import write_bytes
+from thought_saes.common.schema import check
+from thought_saes.saes.formats import CheckpointContent
 from thought_saes.saes.sae import SparseAutoencoder, TopKSAE, n_weights
 from thought_saes.saes.variants import PUBLISHED, VARIANTS
 
@@ -19,6 +24,13 @@ NUMPY_SCALARS: list[Any] = [
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
 ]
+
+
+# What torch.load and the use of what it returns raise where a file is not what it should be.
+DAMAGE = (
+    *(RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+    *(AssertionError, ImportError, MemoryError, struct.error, zipfile.BadZipFile),
+)
 
 
 # A checkpoint beyond its weights: zip headers, names, config, metrics. Measured from 3.2 to 3.6 KB.
@@ -42,6 +54,13 @@ def save_sae(sae: SparseAutoencoder, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def load_sae(path: Path | str, device: torch.device | str = "cpu") -> SparseAutoencoder:
     """The SAE of a checkpoint, of any variant, or of a SAELens folder; its weights need no gradients.
 
@@ -55,18 +74,21 @@ def load_sae(path: Path | str, device: torch.device | str = "cpu") -> SparseAuto
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             content = torch.load(path, map_location=device, weights_only=True)
-        config = content["config"]
-        sae = make_sae(config["input_dim"], config["latent_dim"], config["k"], config.get("variant", PUBLISHED))
-        sae = sae.to(device)
-        sae.load_state_dict(content["model_state_dict"])
-        metrics = content.get("metrics", {})
-        if not isinstance(config, dict) or not isinstance(metrics, dict):
-            raise TypeError("config and metrics are no dictionaries")
-    except FileNotFoundError:
-        raise
-    except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as problem:
+        weights = content["model_state_dict"]
+        about = plain({"config": content["config"], "metrics": content.get("metrics", {})})
+        config = check(about, CheckpointContent, "what it says of itself").config
+        shape = config.latent_dim, config.input_dim
+        if tuple(weights["encoder.weight"].shape) != shape:  # before memory is taken for what the config says
+            raise ValueError(f"encoder.weight is {tuple(weights['encoder.weight'].shape)}, its config says {shape}")
+        sae = make_sae(config.input_dim, config.latent_dim, config.k, config.variant).to(device)
+        sae.load_state_dict(weights)
+    except OSError as problem:
+        if problem.errno is not None:
+            raise  # it is not there, or may not be read
         raise ValueError(f"{path} is no checkpoint of a TopK SAE, or damaged: {problem}") from problem
-    sae.config, sae.metrics = config, metrics
+    except (*DAMAGE, DamagedFile) as problem:
+        raise ValueError(f"{path} is no checkpoint of a TopK SAE, or damaged: {one_line(problem)}") from problem
+    sae.config, sae.metrics = about["config"], about["metrics"]
     return sae.requires_grad_(False)
 
 

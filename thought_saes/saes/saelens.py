@@ -5,7 +5,6 @@ are folded into the weights, in float64, so that the latents and the reconstruct
 cannot be folded (a normalised input) is refused.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from thought_saes.common.errors import DamagedFile
+from thought_saes.common.schema import read_checked
 from thought_saes.saes.checkpoint import make_sae
+from thought_saes.saes.formats import SaelensConfig
 from thought_saes.saes.sae import SparseAutoencoder
 
 CONFIG_FILE = "cfg.json"
@@ -74,7 +76,8 @@ def read_saelens(folder: Path | str, device: torch.device | str = "cpu") -> Spar
     sae.load_state_dict({name: value.float() for name, value in own.items()})
     about = config.get("metadata") or {}
     sae.config |= {name: about[name] for name in ("layer", "position") if name in about}
-    sae.config |= about.get("recipe", {}) | {"variant": variant}
+    recipe = about.get("recipe")
+    sae.config |= (recipe if isinstance(recipe, dict) else {}) | {"variant": variant}
     return sae.requires_grad_(False).to(device)
 
 
@@ -82,11 +85,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Raises ValueError if it is no config of an SAE that can be read."""
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_bytes())
-    except ValueError as problem:
-        raise ValueError(f"{path} is not readable JSON ({problem})") from problem
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is no JSON object")
+        config = read_checked(path, SaelensConfig)
+    except DamagedFile as problem:
+        raise ValueError(str(problem)) from problem
     architecture = config.get("architecture", "standard")
     if architecture == "standard" and config.get("activation_fn_str") == "topk":  # SAELens before 6
         architecture = "topk"
