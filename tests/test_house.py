@@ -11,7 +11,7 @@ PACKAGE = ROOT / "thought_saes"
 # Data flows down this list; a folder imports from itself and from those above it.
 FOLDERS = [
     *("common", "models", "activations", "saes", "results", "training", "engines"),
-    *("downstream", "features", "exports", "analysis", "figures", "reporting"),
+    *("features", "downstream", "exports", "analysis", "figures", "reporting"),
 ]
 LONG = {
     "thought_saes/training/fused/kernels.py": "Numba's cache misses a change in another file",

@@ -53,11 +53,12 @@ def choose_grid(
     latent_dims: Sequence[int] | None,
     k_values: Sequence[int] | None,
     whole_layers: bool,
+    flags: tuple[str, str] = ("--latent-dims", "--k-values"),
 ) -> Grid:
-    """The chosen part of the grid in `results`. Raises InputError if part of it is missing."""
+    """The chosen part of `results`; `flags` chose latent_dim and k. Raises InputError if part of it is missing."""
     there = saes_there(results)
     axes = [sorted({value for value in axis}) for axis in zip(*(key.values for key in there), strict=True)]
-    for name, chosen, available in (("--latent-dims", latent_dims, axes[2]), ("--k-values", k_values, axes[3])):
+    for name, chosen, available in zip(flags, (latent_dims, k_values), axes[2:], strict=True):
         if absent := [value for value in chosen or () if value not in available]:
             raise InputError(f"{results} has no SAEs of {name} {absent[0]}; it has {', '.join(map(str, available))}")
     all_positions = tuple(cache.positions)
@@ -78,7 +79,7 @@ def choose_grid(
     if missing := [key for key in wanted if key not in set(there)]:
         raise InputError(
             f"{len(missing)} of {len(wanted)} SAEs are missing, first {checkpoint_path(results, missing[0])}: "
-            "train them, or choose --layers, --positions, --latent-dims and --k-values that are there"
+            f"train them, or choose --layers, --positions, {flags[0]} and {flags[1]} that are there"
         )
     if unknown := [key.cell for key in wanted if key.cell not in cache.cells]:
         raise InputError(f"{cache.folder} has no activations of {unknown[0]}")

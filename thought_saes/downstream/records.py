@@ -120,6 +120,16 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def check_identity(path: Path, there: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raises InputError if the file's metadata are of another model, of other questions or settings."""
+    if different := [name for name in identity if there.get(name) != identity[name]]:
+        name = different[0]
+        raise InputError(
+            f"{path} is of other answers ({name}: {there.get(name)} there, {identity[name]} asked for): "
+            "remove it, or choose another --results"
+        )
+
+
 class Records:
     """`substitution.json`: whole after every unit of work, and taken up by the same command.
 
@@ -133,12 +143,7 @@ class Records:
             return
         content = read_checked(self.path, SubstitutionContent, "remove it to measure anew")
         there = content["metadata"]
-        if different := [name for name in identity if there.get(name) != identity[name]]:
-            name = different[0]
-            raise InputError(
-                f"{self.path} is of other answers ({name}: {there.get(name)} there, {identity[name]} asked for): "
-                "remove it, or choose another --results"
-            )
+        check_identity(self.path, there, identity)
         self.records = {key_of(record): record for record in content["records"]}
 
     def has(self, key: RecordKey, sae_hash: str | None) -> bool:

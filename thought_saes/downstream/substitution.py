@@ -237,12 +237,11 @@ def edit_of(
     return Edit(position, substitutes.cell.layer, substitute)
 
 
-def conditions_together(reasoner: LatentReasoner, batch: Batch, max_new_tokens: int, most: int) -> int:
-    """How many conditions run as one batch: so many that their keys and values keep within their bytes."""
+def rows_together(reasoner: LatentReasoner, batch: Batch, max_new_tokens: int) -> int:
+    """How many rows of the batch, each once or more, run as one: so many that their keys and values fit."""
     n_tokens = max(map(len, batch.token_ids)) + CODI_THOUGHTS + max_new_tokens
     per_row = 2 * 4 * reasoner.n_layers * reasoner.input_dim * n_tokens  # at most: models may share keys and values
-    rows = min(ROWS_TOGETHER, CACHE_BYTES // per_row)
-    return max(1, min(most, rows // len(batch.rows)))
+    return min(ROWS_TOGETHER, CACHE_BYTES // per_row)
 
 
 @torch.no_grad()
@@ -257,7 +256,7 @@ def run_conditions(
     """The scores of the chosen conditions of one layer on a batch; `substitutes` by edited position."""
     scores: list[Scores] = []
     n = len(batch.rows)
-    together = conditions_together(reasoner, batch, max_new_tokens, len(chosen))
+    together = max(1, min(len(chosen), rows_together(reasoner, batch, max_new_tokens) // n))
     questions = {position: each.questions(batch.rows, batch.others) for position, each in substitutes.items()}
     for begin in range(0, len(chosen), together):
         group = chosen[begin : begin + together]

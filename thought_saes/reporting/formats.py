@@ -3,6 +3,7 @@
 python -m thought_saes.reporting.formats > docs/formats.md
 """
 
+import inspect
 import types
 import typing
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import msgspec
 from thought_saes.activations.formats import AnswerLine, CacheMetadata, Example, SplitRows
 from thought_saes.common.schema import Counted, Record
 from thought_saes.common.text import table
+from thought_saes.downstream.edit_formats import EditsContent
 from thought_saes.downstream.formats import (
     ErrorPredictionContent,
     SubstitutionContent,
@@ -34,6 +36,7 @@ FILES: tuple[type[Record], ...] = (
     LastRun,
     SubstitutionContent,
     ErrorPredictionContent,
+    EditsContent,
     TransferContent,
     ConceptScores,
     CellScoresFile,
@@ -102,7 +105,7 @@ def fields_of(model: type[Record], told: set[type[Record]] | None = None) -> str
     for one in inner:
         if one not in told:
             told.add(one)
-            blocks.append(f"**{one.__name__}.** {one.__doc__}\n\n{fields_of(one, told)}")
+            blocks.append(f"**{one.__name__}.** {inspect.cleandoc(one.__doc__ or '')}\n\n{fields_of(one, told)}")
     return "\n\n".join(blocks)
 
 
