@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from topk_sae import SparseAutoencoder, TopKSAE
+from topk_sae import SparseAutoencoder, load_sae
 
 
 def correlated_rows(n_rows: int, input_dim: int, seed: int = 0) -> np.ndarray:
@@ -31,8 +31,10 @@ def assert_same_results(results: Path, expected: Path) -> None:
     assert {path.name for path in results.glob("[!.]*") if path.suffix in (".json", ".pt")} - {"last_run.json"} == names
     for name in names:
         if name.endswith(".pt"):
-            ours, theirs = TopKSAE.load(results / name), TopKSAE.load(expected / name)
-            assert torch.allclose(weights(ours), weights(theirs), atol=1e-6), name
+            ours, theirs = load_sae(results / name), load_sae(expected / name)
+            assert ours.variant is theirs.variant
+            for ours_are, theirs_are in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+                assert torch.allclose(ours_are, theirs_are, atol=1e-6), name
             assert_close(ours.metrics, theirs.metrics)
         else:
             assert_close(json.loads((results / name).read_text()), json.loads((expected / name).read_text()))

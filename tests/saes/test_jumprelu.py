@@ -46,7 +46,7 @@ def test_too_many_latents_raise_the_thresholds_and_too_few_lower_them() -> None:
     pre_acts = torch.linspace(0.5, 1.5, 101).view(1, 101, 1).repeat(1, 1, 4)
     for k, direction in ((1, 1), (3, -1)):  # 2 of 4 are selected on average
         thresholds = torch.ones(1, 1, 4, requires_grad=True)
-        encoded = VARIANTS["jumprelu"].encode(pre_acts, [k], {"threshold": thresholds})
+        encoded = VARIANTS["jumprelu"].encode(pre_acts, [k], {"threshold": thresholds, "k": torch.tensor([k])})
         assert encoded.extra_losses is not None
         encoded.extra_losses.sum().backward()
         assert thresholds.grad is not None

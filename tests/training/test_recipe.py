@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 import train_grid
-from tests.helpers.results import correlated_rows, weights
+from tests.helpers.results import assert_same_results, correlated_rows, weights
 from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey, checkpoint_path, metrics_path
-from thought_saes.results.recipe import IMPROVED, PUBLISHED, RECIPES, Recipe, Run
+from thought_saes.results.recipe import ALWAYS_RECORDED, IMPROVED, PUBLISHED, RECIPES, Recipe, Run
+from thought_saes.results.store import Results
 from thought_saes.saes.checkpoint import load_sae
 from thought_saes.saes.sae import TopKSAE
 from thought_saes.saes.variant import extras_of, set_extras
@@ -76,11 +77,12 @@ def test_stacked_equals_alone(variant: str) -> None:
         assert torch.allclose(weights(sae), weights(alone), atol=1e-5)
 
 
+@pytest.mark.parametrize("whiten", [0.0, 0.5])
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant in RULES])
-def test_compiled_equals_plain_pytorch_to_rounding(variant: str) -> None:
+def test_compiled_equals_plain_pytorch_to_rounding(variant: str, whiten: float) -> None:
     x = offset_rows()
-    prepared, plain = trained(variant, x, [KEY], "torch", epochs=1)
-    _, fused = trained(variant, x, [KEY], "fused", epochs=1)
+    prepared, plain = trained(variant, x, [KEY], "torch", epochs=1, whiten=whiten)
+    _, fused = trained(variant, x, [KEY], "fused", epochs=1, whiten=whiten)
     moved = (weights(plain) - weights(prepared.start(KEY, seed=0))).norm()
     # Adam's first steps are as long for the smallest gradient as for the largest, so rounding shows in some weights.
     assert (weights(plain) - weights(fused)).norm() < 0.1 * moved
@@ -155,10 +157,76 @@ def test_a_folder_of_another_recipe_is_refused_by_the_field_that_differs(
         (["--recipe", "improved"], "centre False there, True now"),
         (["--variant", "topk"], "variant abstopk there, topk now"),
         (["--lr-decay"], "lr_decay False there, True now"),
+        (["--aux-alpha", 0.1, "--dead-epochs", 3], "aux_alpha 0.0 there, 0.1 now, dead_epochs 2 there, 3 now"),
+        (["--centre", "--whiten", 0.5], "centre False there, True now, whiten 0.0 there, 0.5 now"),
+        (["--tied"], "start linear there, tied now"),
     ):
         code, _, err = call(train_grid.main, *words, *more)
         assert (code, len(err.splitlines())) == (2, 1)
         assert said in err
+
+
+@pytest.mark.parametrize("flags", [["--variant", "gated"], ["--weight-decay", "0.1"]])
+def test_what_the_compiled_trainer_lacks_is_trained_in_plain_pytorch_which_is_said(
+    flags: list[str], call: Call, activations: Path, tmp_path: Path
+) -> None:
+    words = ["--layer", 2, "--position", 1, "--latent-dim", 16, "--k-values", 2, "--epochs", 1, *flags]
+    code, _, err = call(train_grid.main, *words, "--activations", activations, "--results", tmp_path)
+    assert code == 0
+    flag = " ".join(flags[:2]) if flags[0] == "--variant" else flags[0]
+    assert err.splitlines()[0] == f"training in plain PyTorch: the fused backend has no {flag}"
+    metadata = json.loads(metrics_path(tmp_path, Cell(2, 1), 16).read_text())["metadata"]
+    assert metadata["backend"] == "torch"
+
+
+def test_a_folder_that_names_no_setting_of_today_is_of_the_published_recipe(
+    call: Call, activations: Path, tmp_path: Path
+) -> None:
+    words = ["--layer", 2, "--position", 1, "--latent-dim", 16, "--k-values", 2, "--epochs", 1]
+    words += ["--activations", activations, "--results", tmp_path]
+    assert call(train_grid.main, *words)[0] == 0
+    path = metrics_path(tmp_path, Cell(2, 1), 16)
+    content = json.loads(path.read_text())
+    for field in fields(Recipe):
+        if field.name not in ALWAYS_RECORDED:
+            del content["metadata"][field.name]
+    path.write_text(json.dumps(content))
+    code, out, err = call(train_grid.main, *words)
+    assert (code, "1 SAEs are already done" in out) == (0, True), err
+    assert call(train_grid.main, *words, "--weight-decay", 0.1)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ["--recipe", "improved", "--variant", "gated", "--whiten", 0.5],
+        ["--recipe", "improved", "--variant", "topk", "--aux-alpha", 0.1, "--dead-epochs", 1, "--weight-decay", 0.1],
+    ],
+    ids=["gated", "topk"],
+)
+def test_a_run_killed_and_resumed_ends_with_the_same_files_in_any_recipe(
+    recipe: list[Any], call: Call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--layer", 2, "--position", 1, "--latent-dim", 24, 16, "--k-values", 2, 4, "--epochs", 4, *recipe]
+    words += ["--batch-size", 32, "--activations", activations, "--results"]
+    assert call(train_grid.main, *words, tmp_path / "undisturbed")[0] == 0
+    add = Results.add
+    added: list[SaeKey] = []
+
+    def killed_at_the_second(self: Results, key: SaeKey, *rest: Any, **more: Any) -> None:
+        if len(added) == 1:
+            raise KeyboardInterrupt
+        added.append(key)
+        add(self, key, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "add", killed_at_the_second)
+        assert call(train_grid.main, *words, tmp_path / "killed")[0] == 130
+    assert len(list((tmp_path / "killed").glob("*.pt"))) == 1
+    code, out, err = call(train_grid.main, *words, tmp_path / "killed")
+    assert code == 0, err
+    assert "1 SAEs are already done" in out
+    assert_same_results(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 def test_every_field_of_a_recipe_is_a_flag_and_makes_another_run() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,8 +13,10 @@ from tests.helpers.results import correlated_rows, weights
 from thought_saes.activations.cell import Cell
 from thought_saes.activations.split import split_rows
 from thought_saes.results.names import SaeKey
+from thought_saes.results.recipe import PUBLISHED, Recipe
 from thought_saes.saes.measures import evaluate
 from thought_saes.saes.sae import SparseAutoencoder, TopKSAE
+from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.stack import Trained, train_stack
 from thought_saes.training.start import epoch_orders, seeded_sae
 
@@ -61,13 +64,15 @@ def test_trained_together_equals_trained_alone() -> None:
 
 
 def train_two_cells(
-    epochs: int = 2, batch_size: int = 64
+    epochs: int = 2, batch_size: int = 64, recipe: Recipe = PUBLISHED
 ) -> tuple[list[SparseAutoencoder], list[list[np.ndarray]], Tensor]:
     """A stack with k 5 and 2 in one cell and 9 and 5 in another; the orders of both, and their rows."""
     x = torch.from_numpy(np.stack([correlated_rows(200, 20, seed=seed) for seed in (0, 1)]))
     orders = [list(epoch_orders(200, epochs, 0, Cell(1, position))) for position in (0, 1)]
-    saes = [seeded_sae(20, SaeKey(Cell(1, position), 32, k), 0) for k, position in ((5, 0), (2, 0), (9, 1), (5, 1))]
-    trained = train_stack(saes, [0, 0, 1, 1], x, map(np.stack, zip(*orders, strict=True)), batch_size, 1e-3)
+    members = ((5, 0), (2, 0), (9, 1), (5, 1))
+    saes = [seeded_sae(20, SaeKey(Cell(1, position), 32, k), 0, recipe.variant) for k, position in members]
+    of_all = map(np.stack, zip(*orders, strict=True))
+    trained = train_stack(saes, [0, 0, 1, 1], x, of_all, batch_size, 1e-3, recipe=recipe)
     assert all(outcome.finite for outcome in trained)
     return saes, orders, x
 
@@ -103,11 +108,19 @@ class HostReads(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-def test_nothing_within_an_epoch_waits_for_the_device_or_copies_to_it() -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(Recipe(variant=variant) for variant in VARIANTS),
+        Recipe(aux_alpha=0.1, dead_epochs=1, weight_decay=0.1, unit_decoder=True),
+    ],
+    ids=[*VARIANTS, "added to a step"],
+)
+def test_nothing_within_an_epoch_waits_for_the_device_or_copies_to_it(recipe: Recipe) -> None:
     reads = []
     for batch_size in (200, 10):
         with HostReads() as mode:
-            train_two_cells(epochs=3, batch_size=batch_size)
+            train_two_cells(epochs=3, batch_size=batch_size, recipe=recipe)
         reads.append(mode)
     few, many = reads
     assert many.calls > 5 * few.calls

@@ -68,7 +68,10 @@ def record_plan(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell
 def foretell(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], engine: Engine) -> None:
     """Say what a run would take. Raises InputError if the disk is too small for it."""
     plan = plan_for(config, cache, cells, engine)
-    n_workers, backend = min(engine.most_workers, len(plan.jobs)), choose_backend(config.backend, engine.device)
+    n_workers, backend = (
+        min(engine.most_workers, len(plan.jobs)),
+        choose_backend(config.backend, engine.device, config.settings),
+    )
     print(describe(config, cache, plan, Workers(n_workers, str(engine.device), backend)))
     check_room(config, cache.input_dim, plan.jobs)
     print(time_of_workers(engine.seconds_to_train(plan.jobs, backend), n_workers, engine.sharing))
@@ -95,7 +98,7 @@ def run_grid(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], 
             print(f"{plan.n_done:,} SAEs are already done")
         if not plan.jobs:
             return 0
-        backend = choose_backend(config.backend, engine.device)
+        backend = choose_backend(config.backend, engine.device, config.settings)
         n_workers = min(engine.most_workers, len(plan.jobs))
         where = f"{n_workers} workers on {engine.device}, logs in {logs_path(config.results)}"
         print(f"training {plan.n_saes:,} SAEs, {where}")
@@ -138,7 +141,7 @@ def run_cell(config: CellConfig, cache: ActivationCache) -> int:
         )
     if config.dry_run:
         plan = plan_jobs(config, cache, [cell], config.latent_dim)
-        backend = choose_backend(config.backend, device)
+        backend = choose_backend(config.backend, device, config.settings)
         print(describe(config, cache, plan, Workers(1, str(device), backend)))
         check_room(config, cache.input_dim, plan.jobs)
         print(f"time: about {in_time(seconds_to_train(plan.jobs, config, cache, device, backend))}")
@@ -149,7 +152,7 @@ def run_cell(config: CellConfig, cache: ActivationCache) -> int:
         check_room(config, cache.input_dim, plan.jobs)
         if plan.n_done:
             print(f"{plan.n_done} SAEs are already done")
-        backend = choose_backend(config.backend, device) if plan.jobs else ""
+        backend = choose_backend(config.backend, device, config.settings) if plan.jobs else ""
         with tqdm(total=plan.n_saes * config.epochs, unit="epoch", disable=not plan.n_saes) as bar:
             for job in plan.jobs:
                 bar.set_description(str(job))

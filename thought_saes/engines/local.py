@@ -20,7 +20,7 @@ from thought_saes.common.machine import choose_device, cores, free_memory
 from thought_saes.engines.outcome import Outcome, RunReport, attempt
 from thought_saes.results.names import logs_path
 from thought_saes.training.config import GridConfig
-from thought_saes.training.forecast import cells_that_fit, fused_worker_bytes, seconds_to_train
+from thought_saes.training.forecast import cells_that_fit, cpu_worker_bytes, seconds_to_train
 from thought_saes.training.jobs import Job
 
 WORKERS_ON_A_GPU = 3  # the experiment's
@@ -155,7 +155,7 @@ class Processes:
         self.sharing = 1 if on_cpu else self.most_workers
 
     def _workers_on_cores(self) -> int:
-        largest = fused_worker_bytes(max(self._config.latent_dims), self._cache)
+        largest = cpu_worker_bytes(self._config, max(self._config.latent_dims), self._cache)
         return max(1, min(cores(), free_memory() // largest))
 
     def cells_that_fit(self, latent_dim: int) -> int:

@@ -24,6 +24,12 @@ class Recipe:
     centre: bool = False  # train on rows less their mean, scaled to a mean squared deviation of 1
     start: str = "linear"  # linear, tied or components: see training/start.py
     lr_decay: bool = False  # the learning rate falls linearly to zero
+    whiten: float = 0.0  # of centred rows, by this power: 1 makes all directions alike
+    unit_decoder: bool = False  # the decoder's directions keep their unit norm
+    weight_decay: float = 0.0  # of both weight matrices, decoupled from the gradient as by AdamW
+    aux_alpha: float = 0.0  # weight of the auxiliary loss that revives dead features; 0: none is revived
+    aux_k: int = 0  # dead features that it reconstructs with; 0: max(k, 32)
+    dead_epochs: int = 2  # a feature is dead when no row of so many epochs has selected it
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:

@@ -24,6 +24,7 @@ Threshold = Literal["row", "batch", "feature", "none"]
 # The tensors of a variant beyond W_enc, b_enc, W_dec, b_dec, by name; and b_enc, which some need as well.
 Extras = Mapping[str, Tensor]
 B_ENC = "b_enc"
+K = "k"  # among the extras of a training step: (n_sae,) on the device
 
 
 class Encoded(NamedTuple):
@@ -47,6 +48,7 @@ class Variant(ABC):
     threshold: Threshold
     # Whether a feature that a row does not select gets a gradient from it: if not, it may rest in a fast path.
     unselected_gradient: bool = False
+    revival: bool = False  # whether `training/revival.py` is for it: dead features are those that no row selects
     # The first weight of a penalty on the gates, which training adapts so that L0 stays at k; none if it has none.
     penalty: float | None = None
     trained: tuple[str, ...] = ()  # the extras that training moves
@@ -68,7 +70,7 @@ class Variant(ABC):
         return {}
 
     def encode(self, pre_acts: Tensor, k_values: Sequence[int], extras: Extras) -> Encoded:
-        """The training's latents; extras (n_sae, 1, latent_dim), those that are trained and b_enc."""
+        """The training's latents; extras (n_sae, 1, latent_dim), those that are trained and b_enc; and K."""
         selected, smallest = self.select(pre_acts.detach(), k_values)
         return Encoded(torch.where(selected, pre_acts, 0), selected, smallest)
 
@@ -100,6 +102,14 @@ class Variant(ABC):
     def latents(self, pre_acts: Tensor, k: int, extras: Extras) -> Tensor:
         """The same as a dense, differentiable tensor: (n, latent_dim)."""
         return self.entries(pre_acts, k, extras).dense()
+
+    def bytes_of_a_row(self, input_dim: int, latent_dim: int) -> int:
+        """The memory of a training step for each row of its batch, at most.
+
+        float32: pre-activations, latents and their gradients, and a byte for the selection; the batch, its
+        reconstruction, the loss and the gradients of both. `tests/training/test_memory.py` measures it.
+        """
+        return 17 * latent_dim + 20 * input_dim
 
     def check(self, input_dim: int, latent_dim: int, k: int) -> None:
         """Raises ValueError unless 1 <= k <= latent_dim and input_dim >= 1."""

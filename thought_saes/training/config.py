@@ -16,7 +16,7 @@ from thought_saes.common.flags import (
     option,
 )
 from thought_saes.results.names import K_VALUES, LATENT_DIMS
-from thought_saes.results.recipe import RECIPES, STARTS, Recipe, Run
+from thought_saes.results.recipe import PUBLISHED, RECIPES, STARTS, Recipe, Run
 from thought_saes.saes.variants import VARIANTS
 
 
@@ -34,6 +34,13 @@ class TrainConfig:
     batch_size: int = option(None, help="rows per step; the last batch of an epoch may be short (published: 256)")
     lr: float = option(None, help="learning rate of Adam, at the first step (published: 0.001)")
     lr_decay: bool = option(None, help="let the learning rate fall linearly to zero")
+    whiten: float = option(None, help="whiten the centred rows by this power, up to 1; the file's weights undo it")
+    unit_decoder: bool = option(None, help="keep the decoder's directions at unit norm")
+    weight_decay: float = option(None, help="decay of both weight matrices, as AdamW's (published: 0)")
+    aux_alpha: float = option(None, help="weight of the loss by which dead features are revived, such as 0.03125")
+    aux_k: int = option(None, help="dead features that this loss reconstructs with; 0 takes max(k, 32)")
+    dead_epochs: int = option(None, help="a feature that so many epochs have not selected is dead to this loss")
+    tied: bool = option(False, help="the same as --start tied")
     seed: int = option(0, help="seed of the initial weights and of the batches")
     activations: Path = option(Path("activations"), help="folder that extract_activations.py wrote")
     results: Path = option(Path("results"), help="folder for the checkpoints and metrics")
@@ -53,15 +60,34 @@ class TrainConfig:
     dry_run: bool = option(False, help="say what would be trained, what it would take and for how long, and stop")
 
     def __post_init__(self) -> None:
+        if self.tied:
+            if self.start not in (None, "tied"):
+                raise InputError(f"--tied is --start tied, not --start {self.start}")
+            object.__setattr__(self, "start", "tied")
         for field in fields(Recipe):
             if getattr(self, field.name) is None:
                 object.__setattr__(self, field.name, getattr(RECIPES[self.recipe], field.name))
         if self.start == "components" and not self.centre:
             raise InputError("--start components needs --centre: principal components are those of centred rows")
         keep_once(self, "k_values")
-        check_at_least(self, 1, "k_values", "epochs", "batch_size")
-        check_at_least(self, 0, "seed")
+        check_at_least(self, 1, "k_values", "epochs", "batch_size", "dead_epochs")
+        check_at_least(self, 0, "seed", "whiten", "weight_decay", "aux_alpha", "aux_k")
+        check_at_most(self, 1, "whiten", "aux_alpha")
         check_positive(self, "lr")
+        self._check_additions()
+
+    def _check_additions(self) -> None:
+        """Raises InputError if a setting is of no use with the others."""
+        if self.whiten and not self.centre:
+            raise InputError("--whiten needs --centre: what is whitened is how rows vary around their mean")
+        if not self.weight_decay * self.lr < 1:
+            raise InputError(f"--weight-decay {self.weight_decay:g} at --lr {self.lr:g} leaves nothing of the weights")
+        if self.aux_alpha and not VARIANTS[self.variant].revival:
+            able = ", ".join(name for name, variant in VARIANTS.items() if variant.revival)
+            raise InputError(f"--aux-alpha is not for --variant {self.variant}; it is for {able}")
+        for name in ("aux_k", "dead_epochs"):
+            if not self.aux_alpha and getattr(self, name) != getattr(PUBLISHED, name):
+                raise InputError(f"--{name.replace('_', '-')} needs --aux-alpha: without it no feature is revived")
 
     def check_k(self, latent_dims: Sequence[int]) -> None:
         """Raises InputError if a k is larger than a latent_dim."""

@@ -16,14 +16,16 @@ from torch import Tensor
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.machine import free_bytes
 from thought_saes.common.text import in_bytes
+from thought_saes.results.recipe import Recipe
 from thought_saes.saes.measures import evaluate
 from thought_saes.saes.sae import SparseAutoencoder, n_weights
 from thought_saes.training.baselines import baselines_of
 from thought_saes.training.config import TrainConfig
+from thought_saes.training.frame import bytes_of_rows
 from thought_saes.training.jobs import Job, MeasureCell, TrainSaes
 from thought_saes.training.plan import Plan, bytes_to_write
 from thought_saes.training.rows import load_cells
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.run import Prepared, lacks_kernel, train_saes
 from thought_saes.training.stack import bytes_of_a_cell
 from thought_saes.training.start import epoch_orders
 
@@ -72,16 +74,24 @@ def worker_bytes(stack: TrainSaes, config: TrainConfig, cache: ActivationCache, 
     """The memory that a worker needs for `stack`: the device's, on the CPU with the process itself."""
     n_cells, input_dim = len(stack.parts), cache.input_dim
     if workers.backend == "fused":
-        return fused_worker_bytes(stack.latent_dim, cache, n_cells)
+        return fused_worker_bytes(config.settings, stack.latent_dim, cache, n_cells)
     most = max(len(part.k_values) for part in stack.parts)
-    of_a_cell = bytes_of_a_cell(most, cache.n_examples, input_dim, stack.latent_dim, config.batch_size)
+    of_a_cell = bytes_of_a_cell(most, cache.n_examples, input_dim, stack.latent_dim, config.batch_size, config.settings)
     return n_cells * of_a_cell + (PROCESS_BYTES if workers.device == "cpu" else 0)
 
 
-def fused_worker_bytes(latent_dim: int, cache: ActivationCache, n_cells: int = 1) -> int:
+def fused_worker_bytes(recipe: Recipe, latent_dim: int, cache: ActivationCache, n_cells: int = 1) -> int:
     """The memory of a worker that trains SAEs one by one, compiled."""
     of_an_sae = 4 * n_weights(cache.input_dim, latent_dim) * FUSED_COPIES
-    return PROCESS_BYTES + n_cells * 4 * cache.n_examples * cache.input_dim + of_an_sae
+    return PROCESS_BYTES + n_cells * bytes_of_rows(recipe, cache.n_examples, cache.input_dim) + of_an_sae
+
+
+def cpu_worker_bytes(config: TrainConfig, latent_dim: int, cache: ActivationCache) -> int:
+    """The memory of a worker on the CPU whose stacks are of one cell and of all k."""
+    if lacks_kernel(config.settings) is None:
+        return fused_worker_bytes(config.settings, latent_dim, cache)
+    stack = len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size
+    return PROCESS_BYTES + bytes_of_a_cell(*stack, config.settings)
 
 
 def cells_that_fit(config: TrainConfig, cache: ActivationCache, latent_dim: int, workers: int, free: int | None) -> int:
@@ -92,7 +102,8 @@ def cells_that_fit(config: TrainConfig, cache: ActivationCache, latent_dim: int,
     if free is None:
         return 1
     of_a_worker = free / workers * USED_OF_FREE - OVERHEAD_BYTES
-    of_a_cell = bytes_of_a_cell(len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size)
+    stack = len(config.k_values), cache.n_examples, cache.input_dim, latent_dim, config.batch_size
+    of_a_cell = bytes_of_a_cell(*stack, config.settings)
     return min(max(1, int(of_a_worker / of_a_cell)), MOST_CELLS)
 
 

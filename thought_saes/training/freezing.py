@@ -182,7 +182,7 @@ def take(stack: Stack, places: Sequence[int], live: Sequence[Tensor]) -> Stack:
 
     k_values = tuple(stack.k_values[place] for place in places)
     weights, first, second = map(copied, stack.tensors)
-    return Stack(k_values, stack.cell[list(places)], weights, first, second, stack.variant)
+    return Stack(k_values, stack.cell[list(places)], weights, first, second, stack.variant, recipe=stack.recipe)
 
 
 def put_back(small: Stack, index: int, live: Tensor, stack: Stack, place: int, n_steps: int) -> None:

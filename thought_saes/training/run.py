@@ -14,7 +14,7 @@ from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.machine import float32_products
 from thought_saes.results.names import SaeKey
 from thought_saes.results.provenance import provenance
-from thought_saes.results.recipe import Recipe
+from thought_saes.results.recipe import PUBLISHED, Recipe
 from thought_saes.results.store import Results
 from thought_saes.saes.measures import evaluate
 from thought_saes.saes.moments import CHUNK_ROWS, chunks
@@ -25,9 +25,13 @@ from thought_saes.training.adam import linear_decay
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.frame import Frame
 from thought_saes.training.freezing import LiveEpochs
+from thought_saes.training.fused.selection import RULES, Selection
 from thought_saes.training.rows import about_rows, load_cells
 from thought_saes.training.stack import Trained, train_epoch, train_stack
 from thought_saes.training.start import Spectrum, epoch_orders, start_sae
+
+# Settings of a recipe that change a step itself, where they are not zero: the plain trainer alone has them.
+ADDED_TO_A_STEP = ("unit_decoder", "weight_decay", "aux_alpha")
 
 
 class Part(NamedTuple):
@@ -46,15 +50,29 @@ class Part(NamedTuple):
         return f"{self.cell} latent_dim {self.latent_dim} k {', '.join(map(str, self.k_values))}"
 
 
-def choose_backend(backend: str, device: torch.device) -> str:
-    """'torch' or 'fused'. Raises InputError if 'fused' was asked for and cannot be had.
+def lacks_kernel(recipe: Recipe) -> str | None:
+    """What of a recipe the compiled trainer does not have, as its flag; None if it has all."""
+    if recipe.variant not in RULES:
+        return f"--variant {recipe.variant}"
+    added = [f"--{name.replace('_', '-')}" for name in ADDED_TO_A_STEP if getattr(recipe, name)]
+    return added[0] if added else None
 
-    Tries the compiled code on a few rows, so that it is compiled (and cached on disk) once, before the work.
+
+def choose_backend(backend: str, device: torch.device, recipe: Recipe = PUBLISHED) -> str:
+    """'torch' or 'fused', for a recipe. Raises InputError if 'fused' was asked for and cannot be had.
+
+    Tries the compiled code on a few rows, so that it is compiled (and cached on disk) once, before the work. Says on
+    stderr why it is not taken, where it would be on this device.
     """
     if backend == "torch" or (backend == "auto" and device.type != "cpu"):
         return "torch"
     if device.type != "cpu":
         raise InputError(f"--backend fused is for the CPU, not for {device}")
+    if lacking := lacks_kernel(recipe):
+        if backend == "fused":
+            raise InputError(f"--backend fused has no {lacking}: leave --backend out")
+        print(f"training in plain PyTorch: the fused backend has no {lacking}", file=sys.stderr)
+        return "torch"
     try:
         from thought_saes.training.fused.trainer import try_out
 
@@ -82,18 +100,14 @@ def train_saes(
     `orders(cell)` are the orders of its rows, epoch by epoch. `on_epochs(n)` is called as training goes on: n more
     epochs of one SAE are done.
     """
+    recipe = config.settings
     n_steps = config.epochs * -(-x.shape[1] // config.batch_size)
     rates = linear_decay(config.lr, n_steps) if config.lr_decay else config.lr
     if backend == "fused":
-        from thought_saes.training.fused.selection import RULES, Selection
         from thought_saes.training.fused.trainer import fused_pays, train_sae
 
-        compiled = config.variant in RULES
-        if config.backend == "fused" and not compiled:
-            raise InputError(f"--backend fused has no {config.variant}: leave --backend out")
-        if compiled and (
-            config.backend == "fused" or all(fused_pays(sae.input_dim, sae.latent_dim, sae.k) for sae in saes)
-        ):
+        assert lacks_kernel(recipe) is None, "see choose_backend"
+        if config.backend == "fused" or all(fused_pays(sae.input_dim, sae.latent_dim, sae.k) for sae in saes):
             return [
                 train_sae(
                     sae,
@@ -107,18 +121,21 @@ def train_saes(
                 for sae, cell in zip(saes, cells, strict=True)
             ]
     of_all_cells = map(np.stack, zip(*map(orders, range(len(x))), strict=True))
-    # What a batch or a nested prefix selects has no bound of its own row, by which features could be left out.
-    run_epoch = LiveEpochs() if VARIANTS[config.variant].threshold == "row" else train_epoch
-    return train_stack(saes, cells, x, of_all_cells, config.batch_size, rates, on_epochs, run_epoch=run_epoch)
+    # What a batch or a nested prefix selects has no bound of its own row, by which features could be left out; and
+    # what a recipe adds to a step moves those that are not selected.
+    at_rest = VARIANTS[recipe.variant].threshold == "row" and lacks_kernel(recipe) is None
+    run_epoch = LiveEpochs() if at_rest else train_epoch
+    return train_stack(saes, cells, x, of_all_cells, config.batch_size, rates, on_epochs, run_epoch, recipe)
 
 
 class Prepared:
     """A cell's training rows in the coordinates of the recipe, and what its SAEs start from."""
 
-    def __init__(self, x: Tensor, recipe: Recipe) -> None:
+    def __init__(self, x: Tensor, recipe: Recipe, into: Tensor | None = None) -> None:
+        """x (n, input_dim), which stays as it is. Framed rows are written to `into` if that is given."""
         self.recipe = recipe
-        self.frame = Frame.of(x) if recipe.centre else None
-        self.x = x if self.frame is None else self.frame.apply(x)
+        self.frame = Frame.of(x, recipe.whiten) if recipe.centre else None
+        self.x = x if self.frame is None else self.frame.apply(x, into)
         self.spectrum = Spectrum.of(self.x) if recipe.start == "components" else None
 
     def start(self, key: SaeKey, seed: int) -> SparseAutoencoder:
@@ -150,9 +167,8 @@ def train_parts(
     """Train the SAEs of parts of one latent_dim, measure them and write their files. Returns what failed, in words."""
     x_train, x_validation = load_cells(cache, [part.cell for part in parts], device)
     results, about = Results(config.results), about_rows(cache) | {"epochs": config.epochs}
-    prepared = [Prepared(rows, config.settings) for rows in x_train]
-    x = torch.stack([one.x for one in prepared]) if config.centre and len(parts) > 1 else None
-    x = x_train if not config.centre else (prepared[0].x[None] if x is None else x)
+    x = torch.empty_like(x_train) if config.centre else x_train
+    prepared = [Prepared(rows, config.settings, into) for rows, into in zip(x_train, x, strict=True)]
 
     def orders(cell: int) -> Iterator[np.ndarray]:
         return epoch_orders(x_train.shape[1], config.epochs, config.seed, parts[cell].cell)

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from thought_saes.common.machine import float32_products
+from thought_saes.results.recipe import PUBLISHED, Recipe
 from thought_saes.saes.sae import SparseAutoencoder, n_weights
-from thought_saes.saes.variant import B_ENC
+from thought_saes.saes.variant import B_ENC, K
 from thought_saes.saes.variants import VARIANTS
+from thought_saes.training import revival
 from thought_saes.training.adam import Rates
+from thought_saes.training.frame import bytes_of_rows
+from thought_saes.training.revival import Revival
 
 PENALTY_RATE = 0.1  # a step multiplies the penalty by exp(this * (L0 / k - 1))
 
@@ -46,12 +50,21 @@ class Stack(NamedTuple):
     second_moments: list[Tensor]
     variant: str
     penalty: Tensor | None = None  # (n_sae,) the weight of the penalty on gates, where the variant has them
+    recipe: Recipe = PUBLISHED  # of which a step takes the decay of the weights and the decoder's unit norm
+    revival: Revival | None = None  # of dead features, where the recipe revives them
 
     def part(self, places: slice) -> "Stack":
         """Some of the SAEs, in the same memory."""
         weights, first, second = ([tensor[places] for tensor in tensors] for tensors in self.tensors)
-        penalty = None if self.penalty is None else self.penalty[places]
-        return Stack(self.k_values[places], self.cell[places], weights, first, second, self.variant, penalty)
+        return self._replace(
+            k_values=self.k_values[places],
+            cell=self.cell[places],
+            weights=weights,
+            first_moments=first,
+            second_moments=second,
+            penalty=None if self.penalty is None else self.penalty[places],
+            revival=None if self.revival is None else self.revival.part(places),
+        )
 
     @property
     def tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -81,7 +94,8 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
     n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
     weights = [weight.detach().requires_grad_() for weight in stack.weights]
     W_enc, b_enc, W_dec, b_dec, *trained = weights
-    extras = {B_ENC: b_enc} | dict(zip(variant.trained, trained, strict=True))
+    target = torch.tensor(stack.k_values, device=device)
+    extras = {B_ENC: b_enc, K: target} | dict(zip(variant.trained, trained, strict=True))
     optimizer = torch.optim.Adam([W_enc, b_enc, W_dec, b_dec], lr=rate_of(lr, steps), fused=True)
     if trained:
         optimizer.add_param_group({"params": trained})
@@ -89,7 +103,6 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
         step = torch.full((), float(steps), device=device)
         optimizer.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
     loss_sum = torch.zeros(n_sae, device=device)
-    target = torch.tensor(stack.k_values, device=device)
     fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
     for step_number, rows in enumerate(order.split(batch_size, dim=1), start=steps):
@@ -105,13 +118,33 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
             losses = losses + variant.gate_losses(batch, gates, W_dec, b_dec, stack.penalty)
             l0 = selected.sum(dim=(1, 2)) / selected.shape[1]
             stack.penalty.mul_((PENALTY_RATE * (l0 / target - 1)).exp())
+        if stack.revival is not None:
+            losses = losses + stack.revival.losses(pre_acts, batch, latents, W_dec, b_dec)
+            stack.revival.took_a_step(selected)
         optimizer.zero_grad()
         losses.sum().backward()
+        if stack.recipe.unit_decoder:
+            take_out_the_radial_part(W_dec)
+        if stack.recipe.weight_decay:
+            for weight in (W_enc, W_dec):
+                weight.detach().mul_(1 - rate_of(lr, step_number) * stack.recipe.weight_decay)
         optimizer.step()
+        if stack.recipe.unit_decoder:
+            W_dec.detach().div_(W_dec.detach().norm(dim=2, keepdim=True))
         loss_sum += losses.detach()
         fired |= selected.any(dim=1)
         kth.scatter_(1, rows, smallest)
     return Epoch(loss_sum.isfinite(), fired, kth)
+
+
+@torch.no_grad()
+def take_out_the_radial_part(W_dec: Tensor) -> None:
+    """Leave of the gradient what turns the unit directions W_dec (n_sae, latent_dim, input_dim), not what scales them.
+
+    After the step they are brought back to unit norm: in this order Adam's moments hold no push against it.
+    """
+    assert W_dec.grad is not None
+    W_dec.grad.sub_(W_dec * (W_dec.grad * W_dec).sum(dim=2, keepdim=True))
 
 
 def rate_of(lr: Rates, step: int) -> float:
@@ -132,16 +165,21 @@ def train_stack(
     lr: Rates,
     on_epochs: Callable[[int], object] = lambda n: None,
     run_epoch: EpochRunner = train_epoch,
+    recipe: Recipe = PUBLISHED,
 ) -> list[Trained]:
     """Train SAEs of one input_dim and latent_dim together, in place: saes[i] on the rows x[cells[i]].
 
     x: (n_cells, n, input_dim). orders: for each epoch the order of every cell's rows, (n_cells, n). The products
     are batched over the stack, and Adam works element by element: an SAE comes out as if trained alone.
     `on_epochs(n)` is called after each epoch with the number of SAEs. `run_epoch` stands in for `train_epoch`.
+    Of the recipe it takes what a step adds: decay of the weights, the decoder's unit norm, revival.
     """
     started = time.perf_counter()
     by_k = sorted(range(len(saes)), key=lambda index: saes[index].k)
-    stack = make_stack([saes[index] for index in by_k], [cells[index] for index in by_k], x.device)
+    stack = make_stack([saes[index] for index in by_k], [cells[index] for index in by_k], x.device, recipe)
+    if recipe.aux_alpha:
+        dead_steps = recipe.dead_epochs * -(-x.shape[1] // batch_size)
+        stack = stack._replace(revival=Revival.of(recipe, stack.k_values, saes[0].latent_dim, dead_steps, x.device))
     finite = torch.ones(len(saes), dtype=torch.bool, device=x.device)
     steps = 0
     for order in orders:
@@ -162,7 +200,9 @@ def train_stack(
 
 
 @torch.no_grad()
-def make_stack(saes: Sequence[SparseAutoencoder], cells: Sequence[int], device: torch.device) -> Stack:
+def make_stack(
+    saes: Sequence[SparseAutoencoder], cells: Sequence[int], device: torch.device, recipe: Recipe = PUBLISHED
+) -> Stack:
     """The stack of `saes`, which are in the order of their k, before any step."""
     input_dim, latent_dim = saes[0].input_dim, saes[0].latent_dim
     shapes: tuple[tuple[int, int], ...] = (
@@ -176,7 +216,7 @@ def make_stack(saes: Sequence[SparseAutoencoder], cells: Sequence[int], device: 
     cell = torch.tensor(cells, device=device)
     first_penalty = saes[0].variant.penalty
     penalty = None if first_penalty is None else torch.full((len(saes),), first_penalty, device=device)
-    stack = Stack(tuple(sae.k for sae in saes), cell, weights, first, second, saes[0].variant.name, penalty)
+    stack = Stack(tuple(sae.k for sae in saes), cell, weights, first, second, saes[0].variant.name, penalty, recipe)
     for place, sae in enumerate(saes):
         for weight, tensor in zip(stack.parameters(place), trained_tensors(sae), strict=True):
             weight.copy_(tensor)
@@ -188,12 +228,20 @@ def trained_tensors(sae: SparseAutoencoder) -> list[Tensor]:
     return [*sae.parameters(), *(sae.get_buffer(name) for name in sae.variant.trained)]
 
 
-def bytes_of_a_cell(n_saes: int, n_rows: int, input_dim: int, latent_dim: int, batch_size: int) -> int:
+def bytes_of_a_cell(
+    n_saes: int, n_rows: int, input_dim: int, latent_dim: int, batch_size: int, recipe: Recipe = PUBLISHED
+) -> int:
     """The memory that one more (layer, position) takes in a stack, at most, with its SAEs and all its rows.
 
-    float32: weights, two moments and gradients (or copies of all four, of what is not frozen); per row of a batch
-    pre-activations, latents and their gradients (and a byte for the selection), batch, reconstruction, loss and the
-    gradients of both; the rows themselves.
+    float32: weights, two moments and gradients (or copies of all four, of what is not frozen), those of what the
+    variant trains beside the weights included; what a step holds of each row of a batch; the rows themselves, as they
+    are and as the recipe frames them.
     """
-    of_an_sae = 16 * n_weights(input_dim, latent_dim) + batch_size * (17 * latent_dim + 20 * input_dim)
-    return n_saes * of_an_sae + 4 * n_rows * input_dim
+    variant = VARIANTS[recipe.variant]
+    of_a_row = variant.bytes_of_a_row(input_dim, latent_dim)
+    if recipe.aux_alpha:
+        of_a_row += revival.bytes_of_a_row(input_dim, latent_dim)
+    of_an_sae = 16 * (n_weights(input_dim, latent_dim) + len(variant.trained) * latent_dim) + batch_size * of_a_row
+    if recipe.unit_decoder:  # a product as large as the decoder, and its gradient's radial part
+        of_an_sae += 8 * input_dim * latent_dim
+    return n_saes * of_an_sae + bytes_of_rows(recipe, n_rows, input_dim)

@@ -16,6 +16,7 @@ class AbsTopK(Variant):
     name = "abstopk"
     equation = "z = p on the k largest |p| of a row, signed"
     threshold = "row"
+    revival = True
 
     def select(self, pre_acts: Tensor, k_values: Sequence[int]) -> tuple[Tensor, Tensor]:
         selected = torch.zeros_like(pre_acts, dtype=torch.bool)

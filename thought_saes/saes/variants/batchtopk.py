@@ -20,6 +20,7 @@ class BatchTopK(Variant):
     name = "batchtopk"
     equation = "z = ReLU(p) on the k * batch largest p of the batch; at inference z = p where p > threshold"
     threshold = "batch"
+    revival = True
 
     def extras(self, latent_dim: int) -> dict[str, Tensor]:
         return {"threshold": torch.zeros(())}

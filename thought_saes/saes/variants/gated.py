@@ -61,6 +61,10 @@ class Gated(Variant):
         cut = cut_after((chunk[magnitudes(chunk, extras) > 0] for chunk in pre_acts), k * n_rows)
         return {} if cut is None else {B_ENC: extras[B_ENC].detach() - float(cut)}
 
+    def bytes_of_a_row(self, input_dim: int, latent_dim: int) -> int:
+        """Gates and magnitudes, with their gradients; the gates reconstruct as well."""
+        return super().bytes_of_a_row(input_dim, latent_dim) + 16 * latent_dim + 4 * input_dim
+
     def fold(self, extras: Extras, scale: float, shift: Tensor) -> dict[str, Tensor]:
         rate, bias = extras["r_mag"].double(), extras["b_mag"].double()
         return {"b_mag": scale * bias - rate.exp() * shift}

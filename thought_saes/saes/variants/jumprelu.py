@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thought_saes.saes.entries import Entries
-from thought_saes.saes.variant import Encoded, Extras, Variant
+from thought_saes.saes.variant import Encoded, Extras, K, Variant
 from thought_saes.saes.variants.batchtopk import cut_after
 
 WINDOW = 0.1  # the window's width, in standard deviations of a feature's pre-activation over the batch
@@ -43,10 +43,9 @@ class JumpReLU(Variant):
     def encode(self, pre_acts: Tensor, k_values: Sequence[int], extras: Extras) -> Encoded:
         thresholds = extras["threshold"]
         latents, steps = Jump.apply(pre_acts, thresholds, WINDOW * pre_acts.detach().std(dim=1, correction=0))
-        k = torch.tensor(k_values, dtype=steps.dtype).to(steps.device, non_blocking=True)
         l0 = steps.sum(dim=(1, 2)) / steps.shape[1]
         smallest = thresholds.detach().amin(dim=2).expand(-1, pre_acts.shape[1])
-        return Encoded(latents, steps.detach() != 0, smallest, PENALTY * (l0 / k - 1) ** 2)
+        return Encoded(latents, steps.detach() != 0, smallest, PENALTY * (l0 / extras[K] - 1) ** 2)
 
     def entries(self, pre_acts: Tensor, k: int, extras: Extras) -> Entries:
         return Entries.of_mask(pre_acts, pre_acts > extras["threshold"].clamp(min=LEAST_THRESHOLD))
@@ -55,6 +54,10 @@ class JumpReLU(Variant):
         thresholds = extras["threshold"].clamp(min=LEAST_THRESHOLD)
         factor = cut_after(((chunk / thresholds)[chunk > 0] for chunk in pre_acts), k * n_rows)
         return {"threshold": (0 if factor is None else float(factor)) * thresholds}
+
+    def bytes_of_a_row(self, input_dim: int, latent_dim: int) -> int:
+        """The steps are kept beside the latents, and their gradients."""
+        return super().bytes_of_a_row(input_dim, latent_dim) + 8 * latent_dim
 
 
 def quantiles(pre_acts: Iterable[Tensor], k: int, n_rows: int) -> Tensor:
@@ -81,7 +84,7 @@ class Jump(torch.autograd.Function):
         reached = thresholds.clamp(min=LEAST_THRESHOLD)
         ctx.save_for_backward(pre_acts, reached, width)
         selected = pre_acts > reached
-        return torch.where(selected, pre_acts, 0), selected.to(pre_acts.dtype)
+        return torch.where(selected, pre_acts, 0), torch.where(selected, 1.0, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -22,6 +22,11 @@ class Matryoshka(BatchTopK):
             ends.append(min(latent_dim, max(1, round(end))))
         return tuple(sorted({*ends, latent_dim}))
 
+    def bytes_of_a_row(self, input_dim: int, latent_dim: int) -> int:
+        """Every prefix has a residual of its own."""
+        further = len(self.prefixes(latent_dim)) - 1
+        return super().bytes_of_a_row(input_dim, latent_dim) + 4 * further * input_dim
+
     def losses(self, batch: Tensor, latents: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
         ends = self.prefixes(latents.shape[-1])
         reconstruction, start, terms = b_dec.expand_as(batch), 0, []

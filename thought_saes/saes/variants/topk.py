@@ -16,6 +16,7 @@ class TopK(Variant):
     name = "topk"
     equation = "z = ReLU(p) on the k largest p of a row"
     threshold = "row"
+    revival = True
 
     def select(self, pre_acts: Tensor, k_values: Sequence[int]) -> tuple[Tensor, Tensor]:
         selected = torch.zeros_like(pre_acts, dtype=torch.bool)
