@@ -298,3 +298,23 @@ def test_an_incomplete_grid_says_what_is_missing_in_the_report(tmp_path: Path, c
     assert "22 of 24" in text
     assert "Missing: layer 3 position 0 (d64_k4, d64_k8)" in text
     assert "Without the layers of which SAEs are missing: 3" in section(text, "A.6")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "published ("),
+        ({"centre": True, "start": "components", "lr_decay": True}, "improved ("),
+        (
+            {"centre": True, "start": "components", "lr_decay": True, "variant": "topk", "epochs": 10},
+            "but variant topk; 10",
+        ),
+    ],
+)
+def test_the_recipe_is_named_with_what_differs_from_it(
+    settings: dict[str, object], said: str, tmp_path: Path, call: Call
+) -> None:
+    write_grid(tmp_path, {(0, 0, 64, 4): {"fvu": 0.5}}, **settings)
+    assert call(main, "--results", tmp_path)[0] == 0
+    (line,) = (line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("- **Recipe**"))
+    assert said in line

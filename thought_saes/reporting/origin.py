@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from thought_saes.common.text import without_path
-from thought_saes.results.recipe import Recipe
+from thought_saes.results.recipe import RECIPES, Recipe
 from thought_saes.results.store import Results
 
 
@@ -22,6 +22,12 @@ class Origin(NamedTuple):
     files: dict[str, int]  # how many of each kind the folders hold
 
 
+IN_WORDS = {
+    "published": "AbsTopK, rows as they are, PyTorch's own start, no revival of dead features",
+    "improved": "AbsTopK, rows centred and scaled, a start from principal components and residual rows, "
+    "a learning rate that falls to zero",
+}
+SAID_APART = ("epochs", "batch_size", "lr")  # beside the recipe, in every report
 FILE_KINDS = {
     "pos{position}_layer{layer}_d{latent_dim}_k{k}.pt": "pos*_layer*_d*_k*.pt",
     "grid_metrics_pos{position}_layer{layer}_latent{latent_dim}.json": "grid_metrics_pos*_layer*_latent*.json",
@@ -57,17 +63,24 @@ def setting(metadata: pd.DataFrame, name: str, form: str = "") -> str:
 
 
 def recipe(metadata: pd.DataFrame) -> str:
-    """The recipe in words: that of every file, for a folder holds one."""
+    """The recipe in words: the named one that is nearest, and what differs from it. A folder holds one recipe."""
     said = Recipe.of(metadata.iloc[0].to_dict())
-    named = [f"{name} {getattr(said, name)}" for name in said.differences(Recipe())]
-    return "; ".join(named) or "published (AbsTopK, rows as they are, PyTorch's own start, no revival of dead features)"
+    differing = {
+        name: [field for field in said.differences(known) if field not in SAID_APART] for name, known in RECIPES.items()
+    }
+    name = min(differing, key=lambda name: len(differing[name]))
+    but = ", ".join(f"{field} {getattr(said, field)}" for field in differing[name])
+    return f"{name} ({IN_WORDS[name]})" + (f", but {but}" if but else "")
 
 
-def hardware(origin: Origin) -> str:
-    """What the last run into each folder ran on; 'not recorded' where no folder says."""
+def hardware(origin: Origin, metadata: pd.DataFrame) -> str:
+    """What the last run into each folder ran on, or else what the metrics files say; 'not recorded' without either."""
     said = []
     for run in origin.runs.values():
         workers = f"{run['workers']} worker{'' if run['workers'] == 1 else 's'}" if "workers" in run else ""
         parts = [run.get("device_name") or run.get("device"), workers, run.get("backend")]
         said.append(", ".join(str(part) for part in parts if part))
+    if not any(said):
+        said = [setting(metadata, name) for name in ("device", "backend")]
+        said = [", ".join(value for value in said if value != "not recorded")]
     return "; ".join(dict.fromkeys(filter(None, said))) or "not recorded"

@@ -48,7 +48,10 @@ def strategy(findings: Findings) -> str:
             f"Use none of these SAEs: {why}. Train another recipe before looking at features, and compare with "
             "`compare_runs.py`."
         )
+    cells = {of(one.cells, one.all_cells) for one in use}
     parts = [f"k = {one.k}: {of(one.cells, one.all_cells)} cells" for one in use]
+    if len(cells) == 1:
+        parts = [f"at k = {', '.join(str(one.k) for one in use)} in {cells.pop()} cells"]
     against = "predicting the mean and PCA of the same k" if use[0].against_pca else "predicting the mean"
     text = f"Choose k by how sparse a code is wanted; SAEs that beat {against}: {'; '.join(parts)}."
     nothing = [str(one.k) for one in everywhere if one.config is None]

@@ -60,7 +60,7 @@ def write_report(findings: Findings, origin: Origin, written: Sequence[str], ver
             date=date.today().isoformat(),
             setting=lambda name, form="": setting(grid.metadata, name, form),
             recipe=recipe(grid.metadata),
-            hardware=hardware(origin),
+            hardware=hardware(origin, grid.metadata),
             n_saes=len(saes),
             n_full=len(grid.table) + len(grid.missing),
             n_bad=int((saes[ERROR] >= 1).sum()),
