@@ -15,6 +15,8 @@ demo: .venv/installed
 	.venv/bin/python demo/problems.py --split test --n-problems 200 --output $(RUN)/test.jsonl
 	.venv/bin/python substitute_thoughts.py --model demo/model --dataset $(RUN)/test.jsonl --latent-dims 256 --layers 1 \
 		--activations $(RUN)/activations --results $(RUN)/results
+	.venv/bin/python edit_features.py --model demo/model --dataset $(RUN)/test.jsonl --latent-dim 256 --k 5 --layers 1 \
+		--positions 3 --steps 3 --activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/results --output $(RUN)/recipes.md \

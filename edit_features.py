@@ -22,8 +22,9 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.files import only_writer
 from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
 from thought_saes.common.text import count, in_time
+from thought_saes.downstream.edit_findings import EDITS_FILE
 from thought_saes.downstream.edit_job import cells_left, forecast_seconds, make_plan, measure_position, why_no_swap
-from thought_saes.downstream.edit_records import EDITS_FILE, EditRecords
+from thought_saes.downstream.edit_records import EditRecords
 from thought_saes.downstream.job import (
     Plan,
     Settings,

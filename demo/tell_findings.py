@@ -1,9 +1,10 @@
-"""Say in three sentences what the demo found, where its figures are, and which feature tells a concept best.
+"""Say in three sentences what the demo found, where its figures are, which feature tells a concept best, and what a
+swap of features does to the answer.
 
     python demo/tell_findings.py [--results demo/run/results]
 
-Reads `measurements.json` of the demo model, `analysis_summary.json` of the grid and the tables of its features;
-computes nothing of its own.
+Reads `measurements.json` of the demo model, `analysis_summary.json` of the grid, the tables of its features and
+`edits.json`; computes nothing of its own.
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import read_json
 from thought_saes.common.flags import option, parse_config
+from thought_saes.common.schema import read_checked
 from thought_saes.common.text import count
+from thought_saes.downstream.edit_findings import EDITS_FILE
+from thought_saes.downstream.edit_formats import EditsContent
 from thought_saes.features import load_features
 from thought_saes.features.findings import best_finding
 from thought_saes.features.summary import SCORES_FILE
 from thought_saes.figures.heatmaps import cell_text
+from thought_saes.reporting.sections.edits import finding as swap_finding
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def main() -> int:
     if (features := config.results / "features").is_dir():
         print(best_finding(load_features(features).features, read_json(config.results / SCORES_FILE)))
         print(f"See it, and every other feature: open {features / 'index.html'} in a browser.")
+    if (edits := config.results / EDITS_FILE).exists():
+        print(swap_finding(read_checked(edits, EditsContent)))
     return 0
 
 

@@ -24,6 +24,7 @@ from demo.measure_demo_model import (
 )
 from demo.problems import MAX_STEPS, SPLITS, make_problem, problems, split_of
 from demo.train_demo_model import Curriculum, DemoConfig, Training, codi_losses, learning_rate_factor
+from tests.helpers.edits import edits_content
 from tests.helpers.paths import ROOT
 from thought_saes.common.errors import InputError
 from thought_saes.models.reasoner import LatentReasoner
@@ -265,3 +266,7 @@ def test_the_findings_are_those_of_the_files(tmp_path: Path) -> None:
     assert "0.250, at layer 1, position 2, latent_dim 64, k 5" in lines[1]
     assert lines[2].startswith("3. 3 of 8 SAEs have a lower fvu than PCA")
     assert lines[-1].strip() == str(tmp_path / "a.png")
+    (tmp_path / "edits.json").write_text(json.dumps(edits_content()))
+    swapped = demo("tell_findings.py", "--results", tmp_path).stdout.splitlines()
+    assert swapped[:-1] == lines
+    assert "one feature for one 12.5% [0.0%, 25.0%]" in swapped[-1]

@@ -23,6 +23,7 @@ from thought_saes.downstream.feature_edits import (
     Swap,
     ablate,
     along_axes,
+    as_long,
     coactive_change,
     random_change,
     several_change,
@@ -116,6 +117,11 @@ def test_several_features_go_from_one_values_mean_to_the_others() -> None:
     # Latents change by (-0.75, -1), lengths 1.5 and 3: all of it is (-1.5, -3, 0), the largest alone (0, -3, 0).
     assert torch.allclose(several_change(known, swap, 2), torch.tensor([[-1.5, -3, 0]]))
     assert torch.allclose(several_change(known, swap, 1), torch.tensor([[0.0, -3, 0]]))
+
+
+def test_a_change_made_as_long_as_another_keeps_its_direction() -> None:
+    change, other = torch.tensor([[0.0, 2, 0], [0, 0, 0]]), torch.tensor([[3.0, 0, 4], [1, 0, 0]])
+    assert torch.equal(as_long(change, other), torch.tensor([[0.0, 5, 0], [0, 0, 0]]))
 
 
 def test_along_axes_keeps_the_largest_parts_of_a_difference() -> None:

@@ -18,9 +18,10 @@ from thought_saes.downstream.feature_edits import (
     Swap,
     ablate,
     along_axes,
+    as_long,
     coactive_change,
+    features_change,
     random_change,
-    several_change,
     swap_change,
 )
 from thought_saes.downstream.job import Plan
@@ -211,20 +212,25 @@ class CellEdits:
 
     def swapped(self, key: SwapKey, swap: Swap) -> Callable[[Tensor], Tensor]:
         """The edit of a condition."""
-        known = self.untrained if key.condition == "untrained" else self.known
         n_features = key.n_features or 0
         shift = self.class_means[swap.others] - self.class_means[swap.values]
         match key.condition:
             case "pca":
                 return lambda x: x + along_axes(shift, self.axes, n_features)
-            case "sae" | "several" | "untrained":
-                if n_features:
-                    return lambda x: x + several_change(known, swap, n_features)
-                return lambda x: x + swap_change(known, x, swap)
+            case "sae" | "several":
+                return lambda x: x + features_change(self.known, x, swap, n_features)
+            case "untrained":
+                return lambda x: (
+                    x
+                    + as_long(
+                        features_change(self.untrained, x, swap, n_features),
+                        features_change(self.known, x, swap, n_features),
+                    )
+                )
             case "coactive":
-                return lambda x: x + coactive_change(known, x, swap)
+                return lambda x: x + coactive_change(self.known, x, swap)
             case "random":
-                return lambda x: x + random_change(swap_change(known, x, swap), swap.rows, swap.seed)
+                return lambda x: x + random_change(swap_change(self.known, x, swap), swap.rows, swap.seed)
             case "random_long":
                 return lambda x: x + random_change(shift, swap.rows, swap.seed)
             case "class_means":

@@ -8,6 +8,7 @@ from thought_saes.common.schema import Count, Number, Record, Share
 from thought_saes.downstream.formats import Interval
 
 Shares = tuple[Share, Share]
+CEILING = "class_means"  # the condition that shows whether a swap can be seen at a cell
 Conditions = Literal[
     "sae", "several", "pca", "coactive", "random", "random_long", "untrained", "class_means", "whole", "mean"
 ]
@@ -72,13 +73,18 @@ class AblationRecord(Record):
     q_value: Annotated[Share | None, Meta(description="Benjamini and Hochberg over all features of the file")] = None
     sae: Annotated[str | None, Meta(description="hash of the checkpoint")] = None
 
+    def __post_init__(self) -> None:
+        both_or_none(self, "agreement", "kl", "log_probability_change")
+        if self.kl_over_random_interval is not None and (self.kl is None or self.random_kl is None):
+            raise ValueError("kl_over_random_interval needs kl and random_kl")
+
 
 class SwapRecord(Record):
     """One condition of a swap: the questions' value after a step becomes another, whose answer is known.
 
     sae: one feature out, one in. several: `n_features` go from their mean with one value to that with the other.
-    untrained: either, by the SAE as it started. pca: the difference of the two values' mean states along the
-    `n_features` principal axes where it is largest. coactive: features that tell no value of the step, as long as
+    untrained: either, by the SAE as it started, made as long. pca: the difference of the two values' mean states along
+    the `n_features` principal axes where it is largest. coactive: features that tell no value of the step, as long as
     `sae`. random, random_long: a random direction, as long as `sae` or as `class_means`. class_means: the whole
     difference of mean states. whole: the state of a training question with the other value. mean: of the training rows.
     """
@@ -113,6 +119,20 @@ class SwapRecord(Record):
     p_original_interval: Shares | None = None
     q_value: Annotated[Share | None, Meta(description="Benjamini and Hochberg over the cells of a condition")] = None
     sae: Annotated[str | None, Meta(description="hash of the checkpoint")] = None
+
+    def __post_init__(self) -> None:
+        both_or_none(self, "counterfactual", "original", "other", "p_counterfactual", "p_original")
+        if self.condition in ("several", "pca") and not self.n_features:
+            raise ValueError(f"condition {self.condition} has n_features")
+        if (self.counterfactual is None) != (self.n_questions == 0):
+            raise ValueError("counterfactual is null exactly where n_questions is 0")
+
+
+def both_or_none(record: Record, *names: str) -> None:
+    """Raises ValueError if one of the means has no interval, or an interval no mean."""
+    for name in names:
+        if (getattr(record, name) is None) != (getattr(record, f"{name}_interval") is None):
+            raise ValueError(f"{name} and {name}_interval are both there or both null")
 
 
 class EditsContent(Record):

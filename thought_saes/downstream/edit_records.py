@@ -10,13 +10,13 @@ import numpy as np
 
 from thought_saes.common.files import write_bytes
 from thought_saes.common.schema import read_checked
+from thought_saes.downstream.edit_findings import EDITS_FILE
 from thought_saes.downstream.edit_formats import EditsContent
 from thought_saes.downstream.edit_tasks import Outcome
 from thought_saes.downstream.records import check_identity, place
 from thought_saes.downstream.statistics import ResampledMean, benjamini_hochberg, mcnemar, resample_weights
 from thought_saes.results.names import SaeKey
 
-EDITS_FILE = "edits.json"
 ABLATION_KEYS = ("layer", "position", "latent_dim", "k", "half")
 SWAP_KEYS = ("layer", "position", "latent_dim", "k", "step", "condition", "n_features")
 DIGITS = 4  # of a number in the file

@@ -57,6 +57,16 @@ def several_change(known: KnownFeatures, swap: Swap, n_features: int) -> Tensor:
     return change @ weight.T
 
 
+def features_change(known: KnownFeatures, x: Tensor, swap: Swap, n_features: int) -> Tensor:
+    """The swap of so many features together; 0: of one for one."""
+    return several_change(known, swap, n_features) if n_features else swap_change(known, x, swap)
+
+
+def as_long(change: Tensor, other: Tensor) -> Tensor:
+    """`change` (n, input_dim) in its own direction, row by row as long as `other`."""
+    return torch.nn.functional.normalize(change, dim=1) * other.norm(dim=1, keepdim=True)
+
+
 def along_axes(difference: Tensor, axes: Tensor, n_axes: int) -> Tensor:
     """The part of difference (n, input_dim) along those of the orthonormal axes, in columns, where it is largest."""
     parts = difference @ axes

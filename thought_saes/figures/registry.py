@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from thought_saes.analysis.study import Study
 from thought_saes.figures import comparisons, concepts
 from thought_saes.figures.downstream import DOWNSTREAM
+from thought_saes.figures.edits import swap_by_position
 from thought_saes.figures.maps import ALL_K_FIGURES, SINGLE_FIGURES, ease, fvu, fvu_relative, mean_floor
 from thought_saes.figures.style import NotRun, NotThere
 
@@ -29,6 +30,7 @@ EVALUATIONS: dict[str, Callable[[Study], Figure]] = {
     "concept_coverage.png": concepts.concept_coverage,
     "coverage_against_fvu.png": concepts.coverage_against_fvu,
     **DOWNSTREAM,
+    "swap_by_position.png": swap_by_position,
 }
 FIGURES: dict[str, Callable[[Study], Figure]] = {
     **SINGLE_FIGURES,
