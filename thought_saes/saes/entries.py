@@ -36,8 +36,10 @@ class Entries(NamedTuple):
 
     def row_numbers(self) -> Tensor:
         """The row of each entry, (n_entries,)."""
-        lengths = torch.diff(self.offsets, append=self.offsets.new_tensor([len(self.acts)]))
-        return torch.repeat_interleave(torch.arange(self.n_rows, device=self.acts.device), lengths)
+        n_entries = len(self.acts)  # known here: a GPU need not be asked for it
+        lengths = torch.diff(self.offsets, append=self.offsets.new_full((1,), n_entries))
+        rows = torch.arange(self.n_rows, device=self.acts.device)
+        return torch.repeat_interleave(rows, lengths, output_size=n_entries)
 
     def row_sums(self, values: Tensor) -> Tensor:
         """The sum over each row's entries of values (n_entries,): (n,) in their dtype, int64 for booleans."""
@@ -49,6 +51,9 @@ class Entries(NamedTuple):
     def dense(self) -> Tensor:
         """The latents as (n, latent_dim)."""
         latents = self.acts.new_zeros(self.n_rows, self.latent_dim)
+        if self.width is not None:
+            shape = (self.n_rows, self.width)
+            return latents.scatter(1, self.features.view(shape), self.acts.view(shape))
         return latents.index_put((self.row_numbers(), self.features), self.acts)
 
     def reconstruct(self, directions: Tensor, bias: Tensor) -> Tensor:
