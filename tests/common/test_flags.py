@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,8 +44,17 @@ def test_configs_cannot_be_changed(config_class: type) -> None:
 def test_flags_are_read_with_dashes_and_with_underscores() -> None:
     for words in (["--latent-dim", "16", "32"], ["--latent_dim", "16", "32"]):
         config = parse_config(CellConfig, "", ["--layer=1", "--position", "2", "--k_values=4", *words])
-        assert (config.layer, config.position, config.latent_dim, config.k_values) == (1, 2, (16, 32), (4,))
+        assert (config.layer, config.position, config.latent_dims, config.k_values) == (1, 2, (16, 32), (4,))
     assert str(parse_config(GridConfig, "", ["--results=my_results"]).results) == "my_results"
+
+
+@pytest.mark.parametrize(
+    ("config_class", "words"), [(GridConfig, []), (CellConfig, ["--layer", "0", "--position", "0"])]
+)
+def test_a_list_of_latent_dims_has_one_name_and_its_old_spelling_is_read(config_class: type, words: list[str]) -> None:
+    for spelling in ("--latent-dims", "--latent-dim", "--latent_dim"):
+        config: Any = parse_config(config_class, "", [*words, spelling, "512", "256"])
+        assert config.latent_dims == (512, 256)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ class Selection:
         return self.text
 
 
-def option(default: Any = MISSING, *, help: str, choices: Sequence[Any] | None = None) -> Any:
-    """A config field that is also a flag; without `default` the flag is required."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default: Any = MISSING, *, help: str, choices: Sequence[Any] | None = None, also: str | None = None) -> Any:
+    """A config field that is also a flag; without `default` the flag is required. `also`: another spelling of it."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "also": also})
 
 
 def whole(text: str) -> int:
@@ -113,7 +113,10 @@ def build_parser(config_class: type, description: str) -> argparse.ArgumentParse
             settings |= {"nargs": "+", "metavar": "WHICH"}
         else:
             settings |= {"type": whole if kind is int else kind, "choices": field.metadata["choices"]}
-        parser.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, **settings)
+        spellings = [name for name in (field.name, field.metadata["also"]) if name]
+        parser.add_argument(
+            *("--" + name.replace("_", "-") for name in spellings), default=argparse.SUPPRESS, **settings
+        )
     return parser
 
 

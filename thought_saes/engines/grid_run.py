@@ -140,7 +140,7 @@ def run_cell(config: CellConfig, cache: ActivationCache) -> int:
             f"{', '.join(map(str, cache.layers))} and positions {', '.join(map(str, cache.positions))}"
         )
     if config.dry_run:
-        plan = plan_jobs(config, cache, [cell], config.latent_dim)
+        plan = plan_jobs(config, cache, [cell], config.latent_dims)
         backend = choose_backend(config.backend, device, config.settings)
         print(describe(config, cache, plan, Workers(1, str(device), backend)))
         check_room(config, cache.input_dim, plan.jobs)
@@ -148,7 +148,7 @@ def run_cell(config: CellConfig, cache: ActivationCache) -> int:
         return 0
     failures = []
     with only_writer(config.results):
-        plan = plan_jobs(config, cache, [cell], config.latent_dim)
+        plan = plan_jobs(config, cache, [cell], config.latent_dims)
         check_room(config, cache.input_dim, plan.jobs)
         if plan.n_done:
             print(f"{plan.n_done} SAEs are already done")

@@ -110,14 +110,14 @@ class CellConfig(TrainConfig):
 
     layer: int = option(help="the layer whose activations are reconstructed")
     position: int = option(help="the thought position; 0 is the bot token")
-    latent_dim: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
+    latent_dims: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs", also="latent_dim")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        keep_once(self, "latent_dim")
+        keep_once(self, "latent_dims")
         check_at_least(self, 0, "layer", "position")
-        check_at_least(self, 1, "latent_dim")
-        self.check_k(self.latent_dim)
+        check_at_least(self, 1, "latent_dims")
+        self.check_k(self.latent_dims)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class GridConfig(TrainConfig):
 
     layers: Selection = option(Selection("all", None), help="layers: all, 3, 0-5 or 0,7,14")
     positions: Selection = option(Selection("all", None), help="thought positions: all, 3, 0-5 or 0,2,4")
-    latent_dims: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
+    latent_dims: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs", also="latent_dim")
     workers: int | None = option(
         None, help="processes that train side by side; by default 3 on a GPU, on the CPU at most one per core"
     )
