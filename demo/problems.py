@@ -44,6 +44,16 @@ PHRASES = {
     "triple": ("{they} triples them", "their number triples"),
     "halve": ("{they} shares them with a friend", "{they} gives away half", "{they} loses half"),
 }
+# The same steps from the same vocabulary, in sentences that the demo model was not trained on.
+OTHER_PHRASES = {
+    "add": ("{name} gets {n} more", "a friend gives {n} more", "{name} has {n} more"),
+    "subtract": ("a friend gets {n}", "{n} are given away", "a friend is given {n}"),
+    "double": ("{name} has as many again", "now {name} doubles their number"),
+    "triple": ("now {name} triples their number",),
+    "halve": ("a friend gets half", "half are given away", "a friend is given half"),
+}
+OTHER_QUESTIONS = ("How many does {name} have now?", "How many {things} has {name} now?")
+PHRASINGS = ("usual", "other")
 QUESTIONS = ("How many {things} does {name} have now?", "How many {things} are left?")
 SIGNS = {"add": "+", "subtract": "-", "double": "*", "triple": "*", "halve": "/"}
 FACTORS = {"double": 2, "triple": 3, "halve": 2}
@@ -106,7 +116,7 @@ def split_of(start: int, steps: tuple[Step, ...]) -> str:
     return SPLIT_OF_TENTH[hashlib.sha256(arithmetic.encode()).digest()[0] % 10]
 
 
-def make_problem(rng: random.Random, split: str, n_steps: int) -> Problem:
+def make_problem(rng: random.Random, split: str, n_steps: int, phrasing: str = "usual") -> Problem:
     """A random problem of `split` with `n_steps` steps, the operation chosen first, then its amount."""
     while True:
         start = value = rng.randint(1, MAX_VALUE)
@@ -117,30 +127,35 @@ def make_problem(rng: random.Random, split: str, n_steps: int) -> Problem:
             value = step.value
         steps = tuple(chosen)
         if split_of(start, steps) == split:
-            return Problem(tell(rng, start, steps), start, steps)
+            return Problem(tell(rng, start, steps, phrasing), start, steps)
 
 
-def tell(rng: random.Random, start: int, steps: tuple[Step, ...]) -> str:
+def tell(rng: random.Random, start: int, steps: tuple[Step, ...], phrasing: str) -> str:
     """The problem in words."""
+    phrases, questions = (PHRASES, QUESTIONS) if phrasing == "usual" else (OTHER_PHRASES, OTHER_QUESTIONS)
     (name, they), things = rng.choice(PEOPLE), rng.choice(THINGS)
     sentences = [f"{name} has {start} {things}."]
     for month, step in zip(MONTHS, steps, strict=False):
-        sentences.append(f"In {month} {rng.choice(PHRASES[step.operation]).format(they=they, n=step.amount)}.")
-    sentences.append(rng.choice(QUESTIONS).format(name=name, things=things))
+        sentences.append(
+            f"In {month} {rng.choice(phrases[step.operation]).format(name=name, they=they, n=step.amount)}."
+        )
+    sentences.append(rng.choice(questions).format(name=name, things=things))
     return " ".join(sentences)
 
 
-def problems(seed: int, split: str, n_steps: Sequence[int]) -> Iterator[Problem]:
+def problems(seed: int, split: str, n_steps: Sequence[int], phrasing: str = "usual") -> Iterator[Problem]:
     """Endless random problems of `split`, the number of steps drawn from `n_steps`."""
     rng = random.Random(f"{seed} {split}")
     while True:
-        yield make_problem(rng, split, rng.choice(n_steps))
+        yield make_problem(rng, split, rng.choice(n_steps), phrasing)
 
 
-def different_problems(seed: int, split: str, n_problems: int, max_steps: int) -> list[Problem]:
+def different_problems(
+    seed: int, split: str, n_problems: int, max_steps: int, phrasing: str = "usual"
+) -> list[Problem]:
     """The first `n_problems` of one step to `max_steps` in which no question comes twice."""
     found: dict[str, Problem] = {}
-    for problem in problems(seed, split, range(1, max_steps + 1)):
+    for problem in problems(seed, split, range(1, max_steps + 1), phrasing):
         found.setdefault(problem.question, problem)
         if len(found) == n_problems:
             break
@@ -167,6 +182,7 @@ class ProblemsConfig:
     n_problems: int = option(7473, help="how many problems, all different")
     max_steps: int = option(6, help=f"problems have one step to so many, at most {MAX_STEPS}, each number as often")
     seed: int = option(0, help="another seed gives other problems of the same split")
+    phrasing: str = option("usual", choices=PHRASINGS, help="other: sentences the demo model was not trained on")
     output: Path = option(Path("problems.jsonl"), help="file to write, one problem per line")
     words: bool = option(False, help="print the words that the demo model knows, and write nothing")
 
@@ -182,7 +198,9 @@ def main() -> int:
         return 0
     lines = [
         json.dumps(problem.record()) + "\n"
-        for problem in different_problems(config.seed, config.split, config.n_problems, config.max_steps)
+        for problem in different_problems(
+            config.seed, config.split, config.n_problems, config.max_steps, config.phrasing
+        )
     ]
     config.output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(config.output, "".join(lines).encode())

@@ -22,7 +22,7 @@ from demo.measure_demo_model import (
     readme,
     swap_partners,
 )
-from demo.problems import MAX_STEPS, SPLITS, make_problem, problems, split_of
+from demo.problems import MAX_STEPS, PHRASINGS, SPLITS, make_problem, problems, split_of
 from demo.train_demo_model import Curriculum, DemoConfig, Training, codi_losses, learning_rate_factor
 from tests.helpers.edits import edits_content
 from tests.helpers.paths import ROOT
@@ -37,9 +37,9 @@ def demo(script: str, *flags: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@given(st.integers(0, 10**9), st.sampled_from(SPLITS), st.integers(1, MAX_STEPS))
-def test_the_worked_steps_lead_from_the_start_to_the_answer(seed: int, split: str, n_steps: int) -> None:
-    problem = make_problem(random.Random(seed), split, n_steps)
+@given(st.integers(0, 10**9), st.sampled_from(SPLITS), st.integers(1, MAX_STEPS), st.sampled_from(PHRASINGS))
+def test_the_worked_steps_lead_from_the_start_to_the_answer(seed: int, split: str, n_steps: int, phrasing: str) -> None:
+    problem = make_problem(random.Random(seed), split, n_steps, phrasing)
     value = problem.start
     for step, line in zip(problem.steps, problem.worked_steps(), strict=True):
         left, sign, right, _, result = line.split()
@@ -52,11 +52,20 @@ def test_the_worked_steps_lead_from_the_start_to_the_answer(seed: int, split: st
     assert split_of(problem.start, problem.steps) == split
 
 
-@given(st.integers(0, 10**9), st.integers(1, MAX_STEPS))
-def test_a_question_tells_its_start_and_every_amount_in_order(seed: int, n_steps: int) -> None:
-    problem = make_problem(random.Random(seed), "train", n_steps)
+@given(st.integers(0, 10**9), st.integers(1, MAX_STEPS), st.sampled_from(PHRASINGS))
+def test_a_question_tells_its_start_and_every_amount_in_order(seed: int, n_steps: int, phrasing: str) -> None:
+    problem = make_problem(random.Random(seed), "train", n_steps, phrasing)
     told = [int(found) for found in re.findall(r"\d+", problem.question)]
     assert told == [problem.start, *(step.amount for step in problem.steps if step.operation in ("add", "subtract"))]
+
+
+@given(st.integers(0, 10**9), st.integers(1, MAX_STEPS))
+def test_the_other_phrasing_has_the_same_words_in_other_sentences(seed: int, n_steps: int) -> None:
+    usual, other = (make_problem(random.Random(seed), "train", n_steps, phrasing) for phrasing in PHRASINGS)
+    assert set(re.findall(r"\w+|[.?]", other.question)) <= set(words())
+    sentences = re.sub("[A-Z][a-z]+ ", "", other.question.replace("In ", "")).split(". ")[1:]
+    assert sentences
+    assert not any(sentence in usual.question for sentence in sentences)
 
 
 def test_no_two_splits_share_a_problem_whatever_the_words_and_seeds() -> None:
