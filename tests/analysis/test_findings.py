@@ -120,6 +120,23 @@ def test_where_latent_dim_is_below_2k_nothing_counts_as_collapsed(tmp_path: Path
     assert (at_4.can_collapse, at_4.collapsed) == (4, {1.5: 1, 2.0: 2, 3.0: 3})
 
 
+def test_what_holds_other_than_k_latents_on_validation_rows_is_counted_and_said(tmp_path: Path, call: Any) -> None:
+    l0 = {0: 4.0, 1: 4.16, 2: 4.4, 3: 3.2}  # of k 4: 0, 4, 10 and -20 %
+    metrics: Metrics = {(layer, 0, 64, 8): {} for layer in l0}
+    metrics |= {(layer, 0, 64, 4): {"l0_mean": value} for layer, value in l0.items()}
+    write_grid(tmp_path, metrics)
+    at = found(tmp_path).at
+    assert [one.off_k for one in at] == [2, 0]
+    assert at[0].l0_off == pytest.approx((0.1 - 0.2) / 2)
+    configs = found(tmp_path).study.configs
+    assert configs.loc[configs["off_k"], ["layer", "k"]].to_numpy().tolist() == [[2, 4], [3, 4]]
+    code, out, err = call(analyze_all_layers.main, "--results", tmp_path)
+    assert code == 0, err
+    assert "2 have validation rows of more or fewer latents than k by over 5 %" in " ".join(out.split())
+    assert "k 4: 2 of 4 (50.0%), -5% on average" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "analysis_summary.json").read_text())["by_error"]["off_k"] == 2
+
+
 def test_the_share_of_the_ten_busiest_is_judged_by_its_ceiling(tmp_path: Path) -> None:
     # At k 20 ten features that fire on every row make 10 of 20 firings: a share of 0.5 is everything.
     write_grid(tmp_path, {(0, 0, 64, 20): {"busiest_10_share": 0.5}, (1, 0, 64, 20): {"busiest_10_share": 0.3}})

@@ -10,6 +10,7 @@ import compare_runs
 from tests.helpers.grids import write_grid
 from thought_saes.analysis.recipes import common, differences, read_recipes, summary, winners
 from thought_saes.common.errors import InputError
+from thought_saes.reporting.comparison import compare
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -50,6 +51,7 @@ def test_a_recipe_is_summed_up_at_each_k(folders: list[Path]) -> None:
     table = summary(common(read_recipes(folders))).set_index("recipe")
     assert table.loc["published", "error"] == pytest.approx((0.4 + 0.8 + 0.2 + 0.2) / 4)
     assert table.loc["improved", "error"] == pytest.approx((0.2 + 0.4 + 0.2 + 0.2) / 4)
+    assert (table["off_k"] == 0).all()
     assert table.loc["worse", ["collapsed", "can_collapse", "alive"]].tolist() == [0, 8, 40]
 
 
@@ -99,3 +101,13 @@ def test_a_recipe_of_more_seeds_is_no_worse_for_it(tmp_path: Path) -> None:
     # Without a shared seed: sqrt(0.2 * 0.8) = 0.4, the geometric mean.
     unshared = differences(common(read_recipes([tmp_path / "both", tmp_path / "other"])))
     assert unshared[0].ratio == pytest.approx(1)
+
+
+def test_a_recipe_whose_rows_hold_other_than_k_latents_is_marked(folders: list[Path], tmp_path: Path) -> None:
+    write_grid(tmp_path / "loose" / "seed0", {(0, 0, 64, 4): {"fvu": 0.1, "l0_mean": 4.5}}, seed=0)
+    text = compare(read_recipes([folders[0], tmp_path / "loose"]))
+    marked = [line.strip("| ").split("|")[1].strip() for line in text.splitlines() if "1.125*" in line]
+    assert marked == ["loose"]
+    assert "1.000*" not in text
+    assert "by over 5 % on validation rows" in text
+    assert "over 5 %" not in compare(read_recipes(folders))

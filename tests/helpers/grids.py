@@ -33,14 +33,19 @@ def write_metrics_files(
 def write_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: Any) -> Path:
     """Our metrics files: `metrics` over those of a middling SAE with all features alive."""
     middling = {name: 0.5 for name in PUBLISHED_METRICS} | {"feature_death_rate": 0.0, "epochs": 25}
-    filled = {sae: middling | {"num_active_features": sae[2]} | own for sae, own in metrics.items()}
+    filled = {
+        sae: middling | {"num_active_features": sae[2], "l0_mean": float(sae[3])} | own for sae, own in metrics.items()
+    }
     sizes = {"n_train": 80, "n_val": 20, "input_dim": 12, "epochs": 25, "batch_size": 16, "lr": 0.001}
     return write_metrics_files(results, filled, sizes | metadata, fingerprints=True)
 
 
 def write_original_grid(results: Path, metrics: dict[Sae, dict[str, Any]], **metadata: Any) -> Path:
     """Metrics files as the original experiment wrote them: `metrics` over those of a middling SAE."""
-    filled = {sae: {name: 0.5 for name in PUBLISHED_METRICS} | {"epochs": 25} | own for sae, own in metrics.items()}
+    filled = {
+        sae: {name: 0.5 for name in PUBLISHED_METRICS} | {"epochs": 25, "l0_mean": sae[3]} | own
+        for sae, own in metrics.items()
+    }
     sizes = {"n_train": 5978, "n_val": 1495, "input_dim": 2048, "epochs": 25, "batch_size": 256}
     return write_metrics_files(results, filled, sizes | metadata)
 

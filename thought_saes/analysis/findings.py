@@ -91,6 +91,8 @@ class AtK(NamedTuple):
     every_row: int | None  # SAEs whose ten busiest features fire on every row; None where k < 10 or unknown
     busiest: float  # median share of all firings that the ten busiest take, of its ceiling 10 / k
     gap: float  # geometric mean of fvu over fvu_train
+    off_k: int  # SAEs whose validation rows hold more or fewer latents than k by over 5 %
+    l0_off: float  # mean over those of the share by which they hold more
     layers: Order
     positions: Order
     ease: Ease
@@ -228,6 +230,8 @@ def at_k(study: Study, k: int, focus: Cell | None) -> AtK:
         every_row=int((shares >= EVERY_ROW).sum()) if shares is not None and k >= BUSIEST else None,
         busiest=float(shares.median()) if shares is not None else float("nan"),
         gap=geometric_mean(ratios),
+        off_k=int(saes["off_k"].sum()),
+        l0_off=float(saes.loc[saes["off_k"], "l0_off"].mean()),
         layers=order(study, k, "layer"),
         positions=order(study, k, "position"),
         ease=ease(study, k),

@@ -103,6 +103,8 @@ def summary(recipes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                     "dead": group[DEATH].mean(),
                     "collapsed": int(able["collapsed"].sum()),
                     "can_collapse": len(able),
+                    "l0_off": group["l0_off"].mean(),
+                    "off_k": int(group["off_k"].sum()),
                     "alive": alive.mean(),
                     "gap": float(np.exp(np.log(gap[gap > 0]).mean())) if len(gap) else float("nan"),
                     "seconds": group["train_time_sec"].mean(),

@@ -28,6 +28,8 @@ FEW_DEAD = 0.10
 # An SAE in which fewer than this many times k features ever fire uses (nearly) the same ones on every row: with only k
 # of them it is an affine map of rank k, and chooses nothing.
 COLLAPSED_BELOW = 2
+# A validation row that holds more or fewer latents than k by more than this share: the SAE is of another sparsity.
+OFF_K = 0.05
 
 
 def has(table: pd.DataFrame, *columns: str) -> bool:
@@ -52,9 +54,12 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     - `relative`: fvu over that of PCA of rank k, NaN without baselines: below 1 the SAE is better.
     - `can_collapse`: whether latent_dim is at least 2k; below, fewer than 2k features fire by definition.
     - `collapsed`: fewer than 2k features ever fire though it could be more; False where the number is unknown.
+    - `l0_off`: by what share of k the number of latents of a validation row is more than k; `off_k`: whether it is more
+      or less by over 5 %. False where it is unknown. An SAE is brought to k latents a row on its training rows.
     """
     error = table[FVU] if has(table, FVU) else 1 - table[EV]
     halves = table[list(HALVES)] if has(table, *HALVES) else pd.DataFrame(dict.fromkeys(HALVES, error))
+    l0_off = table["l0_mean"] / table["k"] - 1 if has(table, "l0_mean") else pd.Series(np.nan, table.index)
     can_collapse = table["latent_dim"] >= COLLAPSED_BELOW * table["k"]
     return table.assign(
         error=error,
@@ -63,6 +68,8 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
         relative=table[FVU] / table["pca_fvu"] if has(table, FVU, "pca_fvu") else np.nan,
         can_collapse=can_collapse,
         collapsed=can_collapse & (table["num_active_features"] < COLLAPSED_BELOW * table["k"]),
+        l0_off=l0_off,
+        off_k=l0_off.abs() > OFF_K,
     )
 
 
@@ -85,8 +92,8 @@ def over_seeds(saes: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFra
 def configurations(grid: Grid) -> pd.DataFrame:
     """A row a configuration: AXES, the mean over seeds of every metric, and of some the `<metric>_sd` over seeds.
 
-    `collapsed` if it is in any seed; `eligible` for a recommendation if it is in none and its error is below 1, that
-    of predicting the mean.
+    `collapsed` and `off_k` if it is so in any seed; `eligible` for a recommendation if it has collapsed in none and its
+    error is below 1, that of predicting the mean.
     """
     saes = judged(grid.table)
     groups = saes.groupby(AXES)
@@ -96,6 +103,7 @@ def configurations(grid: Grid) -> pd.DataFrame:
     table = table.join(groups[spreads].std(ddof=1).add_suffix("_sd"))
     table["can_collapse"] = groups["can_collapse"].all()
     table["collapsed"] = groups["collapsed"].any()
+    table["off_k"] = groups["off_k"].any()
     table["saes"] = groups.size()
     table["eligible"] = ~table["collapsed"] & (table[ERROR] < 1)
     return table.reset_index()

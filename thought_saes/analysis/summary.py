@@ -109,6 +109,7 @@ def by_error(study: Study) -> Json:
         {
             "error": study.error,
             "collapsed": int(saes["collapsed"].sum()),
+            "off_k": int(saes["off_k"].sum()),
             "no_better_than_the_mean": int((saes[ERROR] >= 1).sum()) if study.has_fvu else None,
             "better_than_pca": beat_pca[0] if (beat_pca := better_than_pca(saes)) else None,
             "overall": statistics(saes[ERROR]),
@@ -157,6 +158,8 @@ def by_k(findings: Findings) -> list[Json]:
                 "better_than_pca": at.better_than_pca,
                 "can_collapse": at.can_collapse,
                 "collapsed": at.collapsed,
+                "off_k": at.off_k,
+                "l0_off": at.l0_off,
                 "ten_fire_on_every_row": at.every_row,
                 "gaussian_control": at.control and at.control._asdict(),
                 "layers_by_error": at.layers.by_error.index.tolist(),

@@ -8,6 +8,8 @@ from thought_saes.analysis.recipes import Difference, common, differences, summa
 from thought_saes.common.text import number, of, percent
 from thought_saes.reporting.tables import lean
 
+MARK = "\\* some of these SAEs hold more or fewer latents than k by over 5 % on validation rows."
+
 
 def verdict(one: Difference) -> str:
     """Which of the two is better at one k, as far as the interval says."""
@@ -19,6 +21,7 @@ def verdict(one: Difference) -> str:
 def compare(recipes: Mapping[str, pd.DataFrame]) -> str:
     """Tables of what each recipe gives by k, who wins how many cells, and the paired differences with the first."""
     shared = common(recipes)
+    summed = summary(shared)
     rows = [
         [
             str(row.k),
@@ -29,14 +32,15 @@ def compare(recipes: Mapping[str, pd.DataFrame]) -> str:
             of(row.cells_below_pca, row.cells) if row.cells else "-",
             percent(row.dead),
             of(row.collapsed, row.can_collapse),
+            number(1 + row.l0_off, ".3f") + ("*" if row.off_k else ""),
             number(row.alive, ".1f"),
             number(row.gap, ".3f"),
             number(row.seconds, ".2f"),
         ]
-        for row in summary(shared).itertuples()
+        for row in summed.itertuples()
     ]
     headers = ["k", "recipe", "SAEs", "mean fvu", "median of PCA's", "cells below PCA", "dead", "collapsed"]
-    headers += ["alive", "fvu / fvu_train", "seconds"]
+    headers += ["L0 / k", "alive", "fvu / fvu_train", "seconds"]
     found = differences(shared)
     paired = [
         [
@@ -56,6 +60,7 @@ def compare(recipes: Mapping[str, pd.DataFrame]) -> str:
         f"# {' against '.join(shared)}",
         f"Of the {len(shared[base]):,} SAEs of {base} that all have, of the same seeds where any are shared.",
         lean(headers, rows, words=2),
+        *([MARK] if summed["off_k"].any() else []),
         "Cells won, by the lowest fvu over latent_dim:",
         lean(["k", *won.columns], wins),
     ]

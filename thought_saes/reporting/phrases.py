@@ -282,6 +282,12 @@ def limits(findings: Findings, origin: Origin) -> list[str]:
     if collapsed:
         mixed = "SAEs fire nearly the same features on every row; means over all SAEs mix them in."
         points.append(f"**Collapse**: {of(collapsed, able)} {mixed}")
+    if off_k := [at for at in findings.at if at.off_k]:
+        by_k = "; ".join(f"k {at.k}: {of(at.off_k, at.saes)}, {at.l0_off:+.0%} on average" for at in off_k)
+        points.append(
+            "**L0 off k**: on validation rows some SAEs hold more or fewer latents than k by over 5 %, though k on "
+            f"training rows, so their {study.error} is that of another sparsity ({by_k})."
+        )
     if not study.has_fvu:
         points.append(f"**No fvu**: {EV} cannot tell a good SAE from a constant prediction.")
     if not has(saes, "mean_explained_variance"):

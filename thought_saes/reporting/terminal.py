@@ -33,6 +33,8 @@ def overall_section(summary: Json) -> str:
     )
     judged = summary["by_error"]
     finding += f" {judged['collapsed']:,} SAEs have collapsed: fewer than 2k of their features ever fire."
+    if judged["off_k"]:
+        finding += f" {judged['off_k']:,} have validation rows of more or fewer latents than k by over 5 %."
     if judged["no_better_than_the_mean"] is None:
         finding += " The files hold no fvu: 1 - explained_variance stands in for it."
     else:
