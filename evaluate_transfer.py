@@ -5,9 +5,11 @@
 
 Every metric of the SAEs in --results on the rows of --activations, the validation rows for all but `fvu_train` and
 what counts dead features; the gap to the SAEs of --against; the mean and PCA of both data sets. Writes
-`transfer.json`. Deliberately missing: several seeds (run it once for each).
+`transfer.json`, or `transfer_NAME.json` with --name: the report sets several side by side. Deliberately missing:
+several seeds at once (run it for each, with a name).
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import package_versions, run
+from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_json
 from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
+from thought_saes.common.schema import shown
 from thought_saes.common.text import without_path
 from thought_saes.downstream.transfer import TRANSFER_FILE, Transfer, measure_transfer
 
@@ -29,6 +33,7 @@ class TransferConfig:
     against: Path | None = option(None, help="folder with SAEs of the other data set, for the gap")
     from_activations: Path | None = option(None, help="what the SAEs of --results were trained on: its mean and PCA")
     output: Path | None = option(None, help="folder where transfer.json is written; by default --results")
+    name: str | None = option(None, help="write transfer_NAME.json: for several data sets or seeds")
     layers: Selection = option(Selection("all", None), help="layers: all, 3, 0-5 or 0,7,14")
     positions: Selection = option(Selection("all", None), help="positions: all, 3, 0-5 or 0,2,4")
     k_values: tuple[int, ...] | None = option(None, help="k of the SAEs; by default all that are there")
@@ -37,6 +42,8 @@ class TransferConfig:
     threads: int | None = option(None, help="cores to compute on; by default all")
 
     def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch("[A-Za-z0-9-]+", self.name):
+            raise InputError(f"--name is letters, digits and '-', not {shown(self.name)}")
         check_at_least(self, 0, "seed")
         check_at_least(self, 1, "threads")
         check_at_most(self, MOST_THREADS, "threads")
@@ -53,6 +60,7 @@ def main() -> int:
     if training is None:
         print("without --from-activations there is no mean and no PCA of the SAEs' own data set")
     output = config.output or config.results
+    path = output / (f"transfer_{config.name}.json" if config.name else TRANSFER_FILE)
     with only_writer(output):
         with tqdm(total=len({key.cell for key in keys}), unit="cell") as bar:
             found = measure_transfer(transfer, keys, config.seed, bar.update)
@@ -69,8 +77,8 @@ def main() -> int:
             "seed": config.seed,
             "versions": package_versions("torch", "numpy"),
         }
-        write_json(output / TRANSFER_FILE, {"metadata": metadata} | found)
-    print(f"{len(keys)} SAEs measured on {cache.folder}: {output / TRANSFER_FILE}")
+        write_json(path, {"metadata": metadata} | found)
+    print(f"{len(keys)} SAEs measured on {cache.folder}: {path}")
     if found["gaps"]:
         whole = found["gaps"][0]
         low, high = whole["gap_interval"] or (float("nan"), float("nan"))

@@ -67,6 +67,25 @@ def test_the_verdict_follows_the_interval() -> None:
         assert transfer.finding(gap | {"gap_interval": interval}, [], about).endswith(verdict)
 
 
+def test_several_data_sets_stand_side_by_side(ready: Path, call: Call, tmp_path: Path) -> None:
+    same = ["--results", ready / "saes_of_a", "--activations", ready / "a", "--against", ready / "saes_of_a"]
+    other = [*flags(ready), "--against", ready / "saes_of_b"]
+    for name, words in (("same", same), ("other", other)):
+        words = [*words, "--from-activations", ready / "a", "--output", tmp_path, "--name", name]
+        assert call(evaluate_transfer.main, *words)[0] == 0
+    text = transfer.tell([tmp_path], None)  # type: ignore[arg-type]
+    assert text
+    assert text.startswith("SAEs that were trained on the data reconstruct it better in 1 of 2 comparisons")
+    assert "above 0: other." in text
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:]] for line in text.splitlines()[4:6]
+    }
+    assert rows["same"][5] == "+0.0000 [+0.0000, +0.0000]"
+    content = json.loads((tmp_path / "transfer_other.json").read_text())
+    assert rows["other"][3] == f"{sum(one['fvu'] for one in content['records']) / len(content['records']):.4f}"
+    assert not (tmp_path / "transfer.json").exists()
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "transfer.json").write_text("{}")
     with pytest.raises(DamagedFile, match=r"transfer\.json: metadata is missing: evaluate_transfer\.py writes it anew"):

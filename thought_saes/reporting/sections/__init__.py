@@ -56,7 +56,8 @@ EVALUATIONS = (
 
 def there(evaluation: Evaluation, folders: Sequence[Path]) -> bool:
     """Whether a folder holds what the evaluation wrote."""
-    return any((folder / evaluation.file).exists() for folder in folders)
+    named = evaluation.file.replace(".json", "_*.json")  # of several data sets
+    return any((folder / evaluation.file).exists() or any(folder.glob(named)) for folder in folders)
 
 
 def teller(evaluation: Evaluation) -> Tell | None:

@@ -1,4 +1,4 @@
-"""What the SAEs keep of another data set's thoughts, from transfer.json."""
+"""What the SAEs keep of other data sets' thoughts, from transfer.json and every transfer_NAME.json."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,15 +11,60 @@ from thought_saes.common.schema import read_checked
 from thought_saes.common.text import count, known, number, percent, table
 from thought_saes.downstream.formats import TransferContent
 
-FILE = "transfer.json"
+FILES = "transfer*.json"
 
 
 def tell(folders: Sequence[Path], findings: Findings) -> str | None:
     """The section, or None where no folder holds the file. Raises DamagedFile."""
-    path = next((folder / FILE for folder in folders if (folder / FILE).exists()), None)
-    if path is None:
-        return None
-    return phrase(read_checked(path, TransferContent, "evaluate_transfer.py writes it anew"))
+    paths = sorted(path for folder in folders for path in folder.glob(FILES))
+    contents = [read_checked(path, TransferContent, "evaluate_transfer.py writes it anew") for path in paths]
+    if len(contents) == 1:
+        return phrase(contents[0])
+    names = [path.stem.removeprefix("transfer").removeprefix("_") or "-" for path in paths]
+    return side_by_side(dict(zip(names, contents, strict=True))) if contents else None
+
+
+def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
+    """Several data sets, or seeds, a row each: means over every SAE that was measured on it."""
+    rows = []
+    for name, content in contents.items():
+        records, beside = content["records"], content["baselines"]
+        whole = next((gap for gap in content["gaps"] if gap["latent_dim"] is None and gap["k"] is None), None)
+        k_values = sorted({str(record["k"]) for record in records}, key=int)
+        rows.append(
+            [
+                name,
+                f"{content['metadata']['n_validation']:,}",
+                str(len(records)),
+                mean(record["fvu_at_home"] for record in records),
+                mean(record["fvu"] for record in records),
+                mean(record["own"] and record["own"]["fvu"] for record in records),
+                gap_in_words(whole),
+                mean(one["pca_of_a"] and one["pca_of_a"][k]["fvu"] for one in beside for k in k_values),
+                mean(one["pca_of_b"][k]["fvu"] for one in beside for k in k_values),
+                mean(one["mean_of_a"] and one["mean_of_a"]["fvu"] for one in beside),
+                percent(average(record["feature_death_rate"] for record in records)),
+            ]
+        )
+    headers = ["data", "rows", "SAEs", "fvu at home", "fvu there", "its own", "gap", "PCA", "its own PCA"]
+    clear = [row[0] for row, content in zip(rows, contents.values(), strict=True) if is_clear(content)]
+    said = f"SAEs that were trained on the data reconstruct it better in {len(clear)} of {len(rows)} comparisons"
+    return "\n\n".join(
+        [
+            f"{said}, the interval of the gap above 0" + (f": {', '.join(clear)}." if clear else "."),
+            table([*headers, "mean", "dead there"], rows, 1),
+            "fvu on the other data set's validation rows, around their own mean; means over cells and configurations. "
+            "At home: on the validation rows of the SAEs' own data set. *Its own*: the SAEs, and PCA of the same k, "
+            "that were fitted on its training rows. Mean: that of the rows the SAEs were trained on. Brackets hold "
+            "intervals of 95 %, cells resampled.",
+        ]
+    )
+
+
+def is_clear(content: dict[str, Any]) -> bool:
+    """Whether the gap over every SAE has an interval above 0."""
+    whole = next((gap for gap in content["gaps"] if gap["latent_dim"] is None and gap["k"] is None), None)
+    return bool(whole and whole["gap_interval"] and whole["gap_interval"][0] > 0)
 
 
 def phrase(content: dict[str, Any]) -> str:
