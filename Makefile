@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = demo/run
 
-.PHONY: demo test test-exports
+.PHONY: demo evidence test test-exports
 demo: .venv/installed
 	.venv/bin/python demo/problems.py --output $(RUN)/problems.jsonl
 	.venv/bin/python extract_activations.py --model demo/model --dataset $(RUN)/problems.jsonl --positions 0-6 \
@@ -23,6 +23,22 @@ demo: .venv/installed
 		--figure $(RUN)/recipes.png > /dev/null
 	.venv/bin/python demo/tell_findings.py --results $(RUN)/results
 	@echo "What the published recipe gives instead: $(RUN)/recipes.md"
+
+# results/demo anew, all that is measured on the demo model: half an hour on two quiet cores after `make demo`.
+EVIDENCE = results/demo
+evidence: demo
+	cp -r $(RUN)/results $(RUN)/evidence && rm -f $(RUN)/evidence/substitution.json $(RUN)/evidence/edits.json
+	.venv/bin/python demo/problems.py --split test --n-problems 500 --output $(RUN)/test_500.jsonl
+	.venv/bin/python substitute_thoughts.py --model demo/model --dataset $(RUN)/test_500.jsonl \
+		--activations $(RUN)/activations --results $(RUN)/evidence
+	.venv/bin/python edit_features.py --model demo/model --dataset $(RUN)/test_500.jsonl --latent-dim 256 --k 5 \
+		--n-features 3 --activations $(RUN)/activations --results $(RUN)/evidence
+	RUN=$(RUN) OUTPUT=$(RUN)/evidence PYTHON=.venv/bin/python sh demo/transfer.sh
+	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)
+	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)
+	cp $(RUN)/evidence/substitution.json $(RUN)/evidence/edits.json $(RUN)/evidence/transfer_*.json $(EVIDENCE)
+	cp $(RUN)/evidence/features/concept_coverage.csv $(EVIDENCE)
+	RUN=$(RUN) OUTPUT=$(EVIDENCE)/early PYTHON=.venv/bin/python sh demo/errors.sh
 
 test: .venv/installed
 	.venv/bin/ruff check .
