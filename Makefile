@@ -37,7 +37,7 @@ evidence: demo
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)
 	cp $(RUN)/evidence/substitution.json $(RUN)/evidence/edits.json $(RUN)/evidence/transfer_*.json $(EVIDENCE)
-	cp $(RUN)/evidence/features/concept_coverage.csv $(EVIDENCE)
+	cp $(RUN)/evidence/features/coverage.csv $(EVIDENCE)/concept_coverage.csv
 	RUN=$(RUN) OUTPUT=$(EVIDENCE)/early PYTHON=.venv/bin/python sh demo/errors.sh
 
 test: .venv/installed
