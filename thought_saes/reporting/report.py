@@ -17,6 +17,7 @@ from thought_saes.analysis.told_apart import ALPHA
 from thought_saes.analysis.variance import ERROR as SEEDS
 from thought_saes.common.text import TIMES, compact, count, number, of, percent
 from thought_saes.reporting import appendix, phrases, tables
+from thought_saes.reporting.limits import limits
 from thought_saes.reporting.origin import Origin, hardware, recipe, setting
 from thought_saes.reporting.sections import EVALUATIONS, there, told
 
@@ -88,7 +89,7 @@ def write_report(findings: Findings, origin: Origin, written: Sequence[str], ver
             axis_finding=lambda axis: phrases.axis(findings, axis),
             interactions=phrases.interactions(findings),
             lessons=phrases.lessons(findings),
-            limits=phrases.limits(findings, origin),
+            limits=limits(findings, origin),
             told=told(study.folders, findings),
             not_run=[evaluation for evaluation in EVALUATIONS if not there(evaluation, study.folders)],
             gallery=[(title, name) for title, (name, needs) in GALLERY.items() if has(saes, *needs)],
