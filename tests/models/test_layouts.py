@@ -168,6 +168,8 @@ def test_a_layout_that_does_not_fit_is_one_message(codi: CodiFiles) -> None:
         LatentReasoner.load(str(codi.checkpoint), str(codi.base), layout="x")
     with pytest.raises(InputError, match=r"the question template has no \{question\}"):
         LatentReasoner.load(str(codi.checkpoint), str(codi.base), question_template="how many")
+    with pytest.raises(InputError, match="tokenize: the question template has no"):
+        LatentReasoner.load(str(codi.checkpoint), str(codi.base)).tokenize("how many", "many")
 
 
 @pytest.mark.parametrize(

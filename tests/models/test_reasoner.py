@@ -103,6 +103,17 @@ def test_a_question_has_the_same_states_alone_and_in_any_batch(codi_files: dict[
     assert relative_difference(batch_states(reasoner, QUESTIONS[::-1]).flip(0), alone) < TOLERANCE
 
 
+def test_the_questions_of_a_batch_may_have_different_templates(codi_files: dict[str, CodiFiles]) -> None:
+    reasoner = load(codi_files["llama"])
+    templates = ["{question}", "{question} how many ?", "how many ? {question}"]
+    token_ids = [reasoner.tokenize(QUESTIONS[0], template) for template in templates]
+    assert len({tuple(tokens) for tokens in token_ids}) == 3
+    together = reasoner.hidden_states(token_ids, [1], [0, 2])
+    alone = torch.cat([reasoner.hidden_states([tokens], [1], [0, 2]) for tokens in token_ids])
+    assert relative_difference(together, alone) < TOLERANCE
+    assert relative_difference(together[:1], together[1:2]) > 0.01
+
+
 @torch.no_grad()
 def plain_answer(reasoner: LatentReasoner, tokens: list[int], thoughts: Tensor | None, n_tokens: int) -> list[int]:
     """One question, no cache, no mask: the whole sequence again for every thought and every token of the answer."""

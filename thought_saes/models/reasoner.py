@@ -31,7 +31,7 @@ from thought_saes.models.answers import Answer, answer_all
 from thought_saes.models.formats import Thoughts
 from thought_saes.models.hub import quiet_libraries
 from thought_saes.models.layouts import CODI_THOUGHTS
-from thought_saes.models.loading import changed, load_parts
+from thought_saes.models.loading import changed, check_template, load_parts
 from thought_saes.models.precision import keep_stream_in_float32
 from thought_saes.models.rollout import Edit, Rollout
 from thought_saes.models.weights import PROJECTION_FILE
@@ -228,12 +228,15 @@ class LatentReasoner:
                 digest.update(f"{key}{tuple(value.shape)}".encode() + sample.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def tokenize(self, question: str) -> list[int]:
+    def tokenize(self, question: str, template: str | None = None) -> list[int]:
         """The question's tokens: the tokenizer's own BOS, no chat template, no EOS, then the bot token.
 
-        Raises InputError if a word is none of the tokenizer's, and it has no token for unknown ones.
+        `template` is this question's own; the questions of a batch may have different ones. Raises InputError if it has
+        no place for the question, or if a word is none of the tokenizer's, and it has no token for unknown ones.
         """
-        text = self.question_template.replace("{question}", question)
+        if template is not None:
+            check_template(template, "tokenize")
+        text = (template or self.question_template).replace("{question}", question)
         try:
             tokens = list(self.tokenizer(text)["input_ids"])
         except Exception as problem:  # tokenizers raises nothing more precise
