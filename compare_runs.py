@@ -22,8 +22,6 @@ from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_bytes
 from thought_saes.common.flags import option, parse_config
-from thought_saes.figures.recipes import compare as draw
-from thought_saes.figures.style import png
 from thought_saes.reporting.comparison import compare
 from thought_saes.reporting.seed_by_seed import against
 
@@ -59,6 +57,9 @@ def main() -> int:
         recipes = read_recipes(config.recipes)
         text = compare(recipes)
         if config.figure:
+            from thought_saes.figures.recipes import compare as draw  # matplotlib, which few runs need
+            from thought_saes.figures.style import png
+
             write_bytes(config.figure, png(draw(recipes), " against ".join(recipes)))
     else:
         assert config.results

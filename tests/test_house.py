@@ -1,9 +1,12 @@
 """The house: imports run one way, no module hides one of PyPI, files stay small."""
 
 import ast
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
+
+import pytest
 
 from tests.helpers.paths import ROOT
 
@@ -75,3 +78,18 @@ def test_scripts_are_thin_and_modules_short() -> None:
     assert not {name: n for name, n in long.items() if n > 300 and name not in LONG}
     scripts = {path.name: path.read_text().count("\n") for path in ROOT.glob("*.py")}
     assert not {name: n for name, n in scripts.items() if n > 140}
+
+
+@pytest.mark.parametrize(
+    ("script", "packages"),
+    [
+        ("analyze_all_layers", {"torch", "matplotlib"}),
+        ("visualize_all_layers", {"torch"}),
+        ("compare_runs", {"torch", "matplotlib"}),
+        ("train_grid", {"pandas", "transformers", "scipy.stats"}),
+    ],
+)
+def test_a_script_starts_without_the_packages_that_it_does_not_compute_with(script: str, packages: set[str]) -> None:
+    words = f"import sys, {script}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not packages & set(done.stdout.split())

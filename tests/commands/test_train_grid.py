@@ -267,6 +267,8 @@ def test_metrics_of_the_original_are_not_taken_for_ours(call: Call, activations:
         (["--layer", 2, "--position", 1, "--epochs", 0], "--epochs must be at least 1, not 0"),
         (["--layer", 2, "--position", 1, "--lr", -1], "--lr must be positive, not -1"),
         (["--layer", 2, "--position", 1, "--lr", "nan"], "--lr must be positive, not nan"),
+        (["--layer", 2, "--position", 1, "--lr", "1e-320"], "--lr must be from 1e-30 to 1e+30, not 1e-320"),
+        (["--layer", 2, "--position", 1, "--lr", "1e308"], "--lr must be from 1e-30 to 1e+30, not 1e+308"),
         (["--layer", "two", "--position", 1], "'two'"),
         (["--layer", 2], "--position"),
         (["--layer", 2, "--position", 1, "--device", "cuda:77"], "cuda:77"),

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import pyarrow
-from pyarrow import parquet
 
 from thought_saes.common.errors import DamagedFile, InputError, one_line, shorten
 from thought_saes.results.names import AXES
@@ -25,11 +23,6 @@ COLUMNS: dict[str, dict[str, Sequence[str]]] = {
         "texts": ["concept", "representation", "half"],
     },
 }
-KINDS = {
-    "whole numbers": (pyarrow.types.is_integer,),
-    "numbers": (pyarrow.types.is_floating,),
-    "texts": (pyarrow.types.is_string, pyarrow.types.is_large_string),
-}
 
 
 class Tables(NamedTuple):
@@ -46,6 +39,14 @@ def load_features(folder: Path | str) -> Tables:
 
 def read_table(path: Path, kinds: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """A Parquet file that has columns of these names, by kind; others may be there, too."""
+    import pyarrow  # as late as this: reports import this module
+    from pyarrow import parquet
+
+    is_kind = {
+        "whole numbers": pyarrow.types.is_integer,
+        "numbers": pyarrow.types.is_floating,
+        "texts": lambda kind: pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind),
+    }
     if not path.exists():
         raise InputError(f"no file {path}: interpret_features.py writes it")
     try:
@@ -60,7 +61,7 @@ def read_table(path: Path, kinds: Mapping[str, Sequence[str]]) -> pd.DataFrame:
         for name in names:
             if name not in table.column_names:
                 raise DamagedFile(f"{path} has no column '{name}': run interpret_features.py again")
-            if not any(fits(table.schema.field(name).type) for fits in KINDS[kind]):
+            if not is_kind[kind](table.schema.field(name).type):
                 raise DamagedFile(f"{path}: column '{name}' does not hold {kind}: run interpret_features.py again")
     # As the columns are: what pandas noted beside them may say otherwise.
     found = table.replace_schema_metadata().to_pandas()

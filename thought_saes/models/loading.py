@@ -2,7 +2,6 @@
 
 import re
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from msgspec.structs import replace
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from thought_saes.common.errors import InputError, one_line
@@ -22,7 +21,7 @@ from thought_saes.models.hub import TOKENIZER_FILES, resolve_folder
 from thought_saes.models.layouts import BOT_KEYS, EOT_KEYS, LAYOUTS, layout_of
 from thought_saes.models.precision import refuse_offloading
 from thought_saes.models.projection import load_projection
-from thought_saes.models.weights import PROJECTION_FILE, StateFile, check_keys, shapes
+from thought_saes.models.weights import PROJECTION_FILE, StateFile, check_keys, check_sizes, shapes
 
 NEW_TOKENS = 3  # rows that training appends to the embedding: pad, bot, eot, or start, end, latent
 # Keys that old checkpoints hold though nothing reads them.
@@ -83,6 +82,7 @@ def load_parts(
             raise InputError(f"{folder} is no model: it has no config.json, and no key begins with {', '.join(marks)}")
         if base_model is not None:
             raise InputError(f"--base-model is for CODI checkpoints; {name} is a whole model")
+        check_sizes(folder / "config.json", state)
         return load_whole(folder, name, placement)
     if LAYOUTS[layout].on_base:
         if base_model is None:
@@ -146,7 +146,7 @@ def check_template(template: str, where: str) -> None:
 
 
 def load_checkpoint(
-    state: Mapping[str, Tensor],
+    state: StateFile,
     name: str,
     layout_name: str,
     base_folder: Path,
@@ -156,6 +156,7 @@ def load_checkpoint(
 ) -> Parts:
     """A training checkpoint, merged into a plain model with the config of `base_folder`."""
     layout = LAYOUTS[layout_name]
+    check_sizes(base_folder / "config.json", state)
     config = load_config(base_folder, base_model, placement)
     n_base = config.vocab_size
     if layout.bot is not None:
@@ -275,8 +276,7 @@ def load_plain_model(folder: Path, name: str, placement: Placement, **options: A
     ) as problem:
         refuse_code(problem, folder, name)
         raise InputError(f"{name} is no model that can be loaded ({one_line(problem)[:200]})") from problem
-    found = {key: tuple(found) for key, found, _ in report["mismatched_keys"]}
-    expected = {key: tuple(expected) for key, _, expected in report["mismatched_keys"]}
+    found, expected = ({key: tuple(both[i]) for key, *both in report["mismatched_keys"]} for i in (0, 1))
     left_over = {key: () for key in sorted(report["unexpected_keys"]) if not re.search(UNREAD, key)}
     check_keys(found | left_over, expected | dict.fromkeys(sorted(report["missing_keys"]), ()), name, "its config.json")
     refuse_offloading(model, name)

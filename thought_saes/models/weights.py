@@ -10,9 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from thought_saes.common.errors import InputError
+from thought_saes.common.errors import DamagedFile, InputError
+from thought_saes.common.files import read_json
+from thought_saes.common.schema import shown
 
 PROJECTION_FILE = "projection.safetensors"
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers")
+WIDTHS = ("vocab_size", "hidden_size", "n_embd", "n_positions")
 
 
 class StateFile(Mapping[str, Tensor]):
@@ -47,9 +51,33 @@ class StateFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._sources)
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of a tensor that need not be read for that."""
+        source = self._sources[key]
+        return tuple(source.shape if isinstance(source, Tensor) else source.get_slice(key).get_shape())
+
     def __getitem__(self, key: str) -> Tensor:
         source = self._sources[key]
         return source if isinstance(source, Tensor) else source.get_tensor(key)
+
+
+def check_sizes(path: Path, state: StateFile) -> None:
+    """Raises InputError if a config.json names no layers, or more or wider ones than the weights fill.
+
+    transformers makes the whole model that a config describes before it looks for its weights.
+    """
+    try:
+        config = read_json(path)
+    except (FileNotFoundError, DamagedFile):
+        return  # transformers says what is wrong with it
+    config = config if isinstance(config, dict) else {}
+    widest = max((side for key in state for side in state.shape(key)), default=0)
+    limits = dict.fromkeys(LAYER_COUNTS, (len(state), "the number of tensors in the weights"))
+    limits |= dict.fromkeys(WIDTHS, (widest, "the longest side of a tensor in the weights"))
+    for name, (most, what) in limits.items():
+        value = config.get(name)
+        if isinstance(value, int | float) and not 1 <= value <= most:
+            raise InputError(f"{path}: {name} is {shown(value)}, not from 1 to {most:,}, {what}")
 
 
 def check_keys(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], what: str, whose: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from thought_saes.saes.variants import PUBLISHED as PUBLISHED_VARIANT
+from thought_saes.saes.names import PUBLISHED as PUBLISHED_VARIANT
 
 ALWAYS_RECORDED = ("epochs", "batch_size", "lr")
 

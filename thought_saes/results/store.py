@@ -8,12 +8,14 @@
 A metrics file is written last: an SAE that it does not name is not finished.
 """
 
+from __future__ import annotations
+
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import DamagedFile, InputError
@@ -30,8 +32,9 @@ from thought_saes.results.names import (
     plan_path,
 )
 from thought_saes.results.recipe import Recipe, Run
-from thought_saes.saes.checkpoint import load_sae
-from thought_saes.saes.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    from thought_saes.saes.sae import SparseAutoencoder
 
 SHARED = ("backend", "device", "versions")  # also said once in a file whose SAEs all agree on it
 
@@ -50,7 +53,7 @@ class MetricsFile:
     provenance: Mapping[int, dict[str, Any]]  # by k, where it is recorded
 
     @classmethod
-    def of(cls, path: Path, content: Any) -> "MetricsFile":
+    def of(cls, path: Path, content: Any) -> MetricsFile:
         """Raises DamagedFile if `content` is no metrics file's."""
         checked = check(content, MetricsContent, str(path))
         metadata, results = content["metadata"], content["results"]
@@ -183,6 +186,8 @@ class Results:
 
         Raises InputError if its checkpoint is absent, damaged, for other rows, or not of what its name says.
         """
+        from thought_saes.saes.checkpoint import load_sae  # which brings torch: who reads metrics need not wait for it
+
         path = checkpoint_path(self.folder, key)
         try:
             sae = load_sae(path)

@@ -14,8 +14,9 @@ from thought_saes.common.errors import DamagedFile, one_line
 from thought_saes.common.files import write_bytes
 from thought_saes.common.schema import check
 from thought_saes.saes.formats import CheckpointContent
+from thought_saes.saes.names import PUBLISHED
 from thought_saes.saes.sae import SparseAutoencoder, TopKSAE, n_weights
-from thought_saes.saes.variants import PUBLISHED, VARIANTS
+from thought_saes.saes.variants import VARIANTS
 
 # A metric that was saved as a NumPy number, under NumPy's name for it now and in NumPy 1.
 NUMPY_SCALARS: list[Any] = [

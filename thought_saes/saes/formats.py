@@ -6,6 +6,7 @@ from msgspec import Meta, defstruct, field
 
 from thought_saes.common.schema import Count, Record, Size, Whole
 from thought_saes.saes.measures import FIGURES
+from thought_saes.saes.names import PUBLISHED
 
 # NaN and infinity are values that were measured and are none: they are read, and left out of every mean.
 Measured = float | None
@@ -19,7 +20,7 @@ class SaeConfig(Record):
     k: Annotated[Size, Meta(description="latents kept per row")]
     position: Annotated[Count | None, Meta(description="thought position; 0 is the bot token")] = None
     layer: Annotated[Count | None, Meta(description="layer")] = None
-    variant: Annotated[str, Meta(description="variant of the SAE; absent: the published one")] = "abstopk"
+    variant: Annotated[str, Meta(description="variant of the SAE; absent: the published one")] = PUBLISHED
     seed: Annotated[Whole | None, Meta(description="seed of the initial weights and of the batches")] = None
     activations: Annotated[str | None, Meta(description="fingerprint of the cell's rows and of the split")] = None
 

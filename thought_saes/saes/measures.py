@@ -5,16 +5,12 @@ here (or in a file of its own) and its name in MEASURES; the lists of metrics, t
 know of colours and directions follow from it.
 """
 
+from __future__ import annotations  # torch is imported where it computes: who reads results need not wait for it
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
-
-from thought_saes.common.machine import float32_products
-from thought_saes.saes.entries import Entries
 from thought_saes.saes.moments import (
     CHUNK_ROWS,
     Moments,
@@ -23,7 +19,12 @@ from thought_saes.saes.moments import (
     fraction_of_variance_unexplained,
     ratio,
 )
-from thought_saes.saes.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from thought_saes.saes.entries import Entries
+    from thought_saes.saes.sae import SparseAutoencoder
 
 BUSIEST = 10
 Better = Literal["high", "low"] | None
@@ -81,6 +82,8 @@ class Reconstruction(Measure):
         original.add(batch.rows)
         error.add(batch.rows - batch.reconstruction)
         if batch.validation:
+            from torch.nn.functional import cosine_similarity
+
             self.cosine += float(cosine_similarity(batch.rows, batch.reconstruction, dim=-1).sum())
             self.n_values += batch.rows.numel()
 
@@ -172,11 +175,15 @@ class MedianActivation(Measure):
         self.bits: list[Tensor] = []
 
     def update(self, batch: Batch) -> None:
+        import torch
+
         if batch.validation:
             bits = batch.entries.acts.abs().cpu().view(torch.int32)
             self.bits.append(bits[bits != 0])
 
     def compute(self) -> dict[str, float | int]:
+        import torch
+
         bits = torch.cat(self.bits) if self.bits else torch.empty(0, dtype=torch.int32)
         if not len(bits):
             return {"median_activation": float("nan")}
@@ -202,12 +209,16 @@ class Firings(Measure):
         self.firings: dict[bool, Tensor | int] = {False: 0, True: 0}
 
     def update(self, batch: Batch) -> None:
+        import torch
+
         entries = batch.entries
         fired = torch.bincount(entries.features[entries.acts != 0], minlength=self.latent_dim)
         self.firings[batch.validation] = self.firings[batch.validation] + fired
         self.n_rows += entries.n_rows
 
     def compute(self) -> dict[str, float | int]:
+        import torch
+
         firings = torch.as_tensor(self.firings[False] + self.firings[True])
         firing = firings[firings > 0]
         rates = firing.float() / self.n_rows
@@ -241,8 +252,6 @@ PUBLISHED_METRICS = [figure.name for figure in FIGURES if figure.published]
 ADDED_METRICS = [figure.name for figure in FIGURES if not figure.published]
 
 
-@torch.inference_mode()
-@float32_products("ieee")
 def measure(
     sae: SparseAutoencoder,
     sets: Sequence[tuple[Tensor, bool]],
@@ -250,13 +259,18 @@ def measure(
     chunk_rows: int = CHUNK_ROWS,
 ) -> None:
     """Show every measure the rows (n, input_dim) of each set, in chunks; True marks validation rows."""
-    directions = sae.decoder.weight.T.contiguous()  # (latent_dim, input_dim)
-    for x, validation in sets:
-        for chunk in chunks(x, chunk_rows):
-            entries = sae.entries(chunk)
-            batch = Batch(chunk, entries, entries.reconstruct(directions, sae.decoder.bias), validation)
-            for one in measures:
-                one.update(batch)
+    import torch
+
+    from thought_saes.common.machine import float32_products
+
+    with torch.inference_mode(), float32_products("ieee"):
+        directions = sae.decoder.weight.T.contiguous()  # (latent_dim, input_dim)
+        for x, validation in sets:
+            for chunk in chunks(x, chunk_rows):
+                entries = sae.entries(chunk)
+                batch = Batch(chunk, entries, entries.reconstruct(directions, sae.decoder.bias), validation)
+                for one in measures:
+                    one.update(batch)
 
 
 def evaluate(

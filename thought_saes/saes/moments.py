@@ -1,9 +1,12 @@
 """Sums over rows that come in chunks, kept in float64: the chunks' size does not show in them."""
 
-from collections.abc import Iterator
+from __future__ import annotations  # torch is imported where it computes: who reads results need not wait for it
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHUNK_ROWS = 1024  # so that measuring a wide SAE takes less memory than training it did
 
@@ -23,6 +26,8 @@ class Moments:
     """Count, mean and sum of squared deviations of each column, gathered chunk by chunk in float64."""
 
     def __init__(self) -> None:
+        import torch
+
         self.count = 0
         self.mean: Tensor = torch.zeros(())
         self.squares: Tensor = torch.zeros(())

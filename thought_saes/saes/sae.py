@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from thought_saes.saes.entries import Entries
+from thought_saes.saes.names import PUBLISHED
 from thought_saes.saes.variant import Variant, extras_of
-from thought_saes.saes.variants import PUBLISHED, VARIANTS
+from thought_saes.saes.variants import VARIANTS
 
 
 def n_weights(input_dim: int, latent_dim: int) -> int:

@@ -19,6 +19,9 @@ from thought_saes.results.names import K_VALUES, LATENT_DIMS
 from thought_saes.results.recipe import PUBLISHED, RECIPES, STARTS, Recipe, Run
 from thought_saes.saes.variants import VARIANTS
 
+# Beyond them no float32 weight moves, or none stays finite.
+LEAST_LR, MOST_LR = 1e-30, 1e30
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -74,6 +77,8 @@ class TrainConfig:
         check_at_least(self, 0, "seed", "whiten", "weight_decay", "aux_alpha", "aux_k")
         check_at_most(self, 1, "whiten", "aux_alpha")
         check_positive(self, "lr")
+        if not LEAST_LR <= self.lr <= MOST_LR:
+            raise InputError(f"--lr must be from {LEAST_LR:g} to {MOST_LR:g}, not {self.lr}")
         self._check_additions()
 
     def _check_additions(self) -> None:

@@ -16,8 +16,8 @@ from thought_saes.results.names import SaeKey
 from thought_saes.results.recipe import Recipe
 from thought_saes.saes.checkpoint import make_sae
 from thought_saes.saes.moments import CHUNK_ROWS, chunks
+from thought_saes.saes.names import PUBLISHED
 from thought_saes.saes.sae import SparseAutoencoder
-from thought_saes.saes.variants import PUBLISHED
 
 # Of the dimensions at most so many start as principal components: the rest of a row must have somewhere to point.
 MOST_COMPONENTS = 0.9

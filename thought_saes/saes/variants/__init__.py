@@ -11,4 +11,3 @@ from thought_saes.saes.variants.topk import TopK
 VARIANTS: dict[str, Variant] = {
     variant.name: variant for variant in (AbsTopK(), TopK(), BatchTopK(), Matryoshka(), JumpReLU(), Gated())
 }
-PUBLISHED = AbsTopK.name  # the experiment's, and of every file that does not say

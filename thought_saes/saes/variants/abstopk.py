@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from thought_saes.saes.entries import Entries
+from thought_saes.saes.names import PUBLISHED
 from thought_saes.saes.variant import Extras, Variant
 
 
 class AbsTopK(Variant):
     """The experiment's rule."""
 
-    name = "abstopk"
+    name = PUBLISHED
     equation = "z = p on the k largest |p| of a row, signed"
     threshold = "row"
     revival = True
