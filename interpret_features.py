@@ -7,6 +7,7 @@ For every (feature, sign) half of the chosen SAEs: how often it fires and on whi
 concepts known of the questions (the value and the operation of each step, the answer, any --concept-column), beside
 the activation's dimensions, PCA, untrained SAEs, shuffled concepts and a linear probe. Writes features.parquet,
 concepts.parquet and concept_scores.json, and index.html with a page a cell, which open from the disk without a server.
+The pages also hold what is there of the model's answers, of substitution and of edits; with --model, lenses.
 The same command resumes. Deliberately missing: names for features that no known concept fits.
 """
 
@@ -19,11 +20,13 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer
 from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
+from thought_saes.downstream.beside import read_beside
 from thought_saes.features.concepts import find_concepts
 from thought_saes.features.explorer import write_explorer
 from thought_saes.features.findings import best_finding, coverage_in_words
 from thought_saes.features.interpret import choose_saes, join_parts, match_cells, score_cells
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM
+from thought_saes.results.store import Results
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class InterpretConfig:
     latent_dim: int = option(SLICE_LATENT_DIM, help="latent_dim of the SAEs that get a page")
     all_configurations: bool = option(False, help="score every latent_dim and k of a cell, not the page's alone")
     concept_column: tuple[str, ...] = option((), help="further columns of examples.jsonl whose values are concepts")
+    model: str | None = option(None, help="the model of the activations, to look at directions through its lenses")
+    base_model: str | None = option(None, help="the model a CODI checkpoint was trained on: hub id or folder")
     seed: int = option(0, help="seed of the untrained SAEs")
     workers: int = option(os.cpu_count() or 1, help="cells that are scored at a time, each on one core")
     output: Path | None = option(None, help="folder to write to; if not given, features/ in the results")
@@ -57,7 +62,17 @@ def main() -> int:
     examples = cache.examples()
     concepts = find_concepts(examples, cache, config.concept_column)
     cells = cache.choose(config.layers, config.positions)
+    beside = read_beside(results, cache)
     chosen = choose_saes(results, cells, config.latent_dim, config.k, config.all_configurations)
+    lenses = None
+    if config.model is not None:  # what these import takes longer than everything else
+        from thought_saes.downstream.job import check_model
+        from thought_saes.features.lenses import Lenses
+        from thought_saes.models.reasoner import LatentReasoner
+
+        reasoner = LatentReasoner.load(config.model, config.base_model)
+        check_model(cache, reasoner.facts(), config.model)
+        lenses = Lenses(reasoner, cache, Results(results), chosen.latent_dim, chosen.k)
     with only_writer(output):
         parts = score_cells(cache, results, output, chosen, concepts, config.seed, config.workers)
         matches = match_cells(cache, config.results, chosen)
@@ -72,9 +87,9 @@ def main() -> int:
             "n_validation": len(cache.split.validation),
             "position_0": cache.position_0,
         }
-        features, scores = join_parts(parts, matches, chosen, output, facts)
-        index = write_explorer(output, features, scores, examples)
-    print(f"{coverage_in_words(scores)}\n{best_finding(features, scores)}\nOpen {index} in a browser.")
+        features, scores = join_parts(parts, matches, lenses, chosen, output, facts)
+        index = write_explorer(output, features, scores, examples, beside)
+    print(f"{coverage_in_words(scores)}\n{best_finding(features, scores, beside)}\nOpen {index} in a browser.")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The pages in a real browser, from the disk and with the network off, and what they hold."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,16 @@ import pandas as pd
 import pytest
 
 import interpret_features
+from tests.helpers.edits import edits_content
 from tests.helpers.features import write_planted_grid
+from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
+from thought_saes.activations.formats import AnswerLine
+from thought_saes.downstream.beside import read_beside
+from thought_saes.features import load_features
+from thought_saes.features.beside import Beside, Effect
 from thought_saes.features.explorer import LARGEST_PAGE, cell_page, for_script
+from thought_saes.features.lenses import Lens
 from thought_saes.results.names import SaeKey
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -186,3 +194,46 @@ def test_a_page_of_1024_features_with_long_questions_stays_below_its_limit() -> 
     scores = {"saes": [sae], "metadata": {"page": {"latent_dim": 1024, "k": 20}, "position_0": "bot token"}}
     page = cell_page(key.cell, halves, scores, examples)
     assert 1_000_000 < len(page) <= LARGEST_PAGE
+
+
+@needs_browser
+def test_answers_edits_and_lenses_stand_on_the_page_where_they_are_known(
+    browser: Any, pages: Path, tmp_path: Path
+) -> None:
+    features = load_features(pages).features
+    scores = json.loads((pages / "concept_scores.json").read_text())
+    cell = Cell(0, 1)
+    halves = features[(features["layer"] == 0) & (features["position"] == 1)].copy()
+    for name in Lens._fields:
+        halves[f"lens_{name}"] = [[f"<b>{name}</b>"] for _ in range(len(halves))]
+    examples = [{"question": f"question {row}"} for row in range(60)]
+    answers = [AnswerLine(row, f"says {row}", row, 7, row == 7, 0.5, 0.5, -1.0) for row in range(60)]
+    key = SaeKey(cell, 16, 2)
+    beside = Beside(answers, {key: 0.25}, {(key, "3+"): Effect(40, 0.75, 0.5, 0.875, 1.0)})
+    page = tmp_path / "pos1_layer0.html"
+    page.write_bytes(cell_page(cell, halves, scores, examples, beside))
+    open_page(browser, page, "#3+")
+    said = browser.find_element("id", "detail").text
+    assert "25.0% of the answers change (95 %: 12.5% to 50.0%), over the 40 questions on which it fires" in said
+    assert "a random direction of the same length changes <0.1%" in said
+    assert "makes likelier: <b>up</b>" in said
+    assert "the thought moves towards: <b>thought</b>" in said
+    assert re.search(r"the model says says \d+ \(wrong\)", said)
+    assert "25.0%" in browser.find_element("id", "facts").text
+    (other, *_) = (half for half in halves[halves["density"] > 0]["half"] if half != "3+")
+    open_page(browser, page, f"#{other}")
+    assert "of the answers change" not in browser.find_element("id", "detail").text
+    assert browser.get_log("browser") == []
+
+
+def test_what_is_beside_the_features_is_read_from_the_folders(tmp_path: Path) -> None:
+    activations, results = write_planted_grid(tmp_path, n_rows=60)
+    cache = ActivationCache(activations)
+    assert read_beside(results, cache) == Beside((), {}, {})
+    (results / "edits.json").write_text(json.dumps(edits_content()))
+    effects = read_beside(results, cache).effects
+    known = [one for one in edits_content()["ablations"] if one.get("agreement") is not None]
+    assert known
+    assert len(effects) == len(known)
+    key = SaeKey(Cell(known[0]["layer"], known[0]["position"]), known[0]["latent_dim"], known[0]["k"])
+    assert effects[key, known[0]["half"]].agreement == known[0]["agreement"]

@@ -20,9 +20,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from thought_saes.activations.cell import Cell
+from thought_saes.activations.formats import AnswerLine
 from thought_saes.common.files import write_bytes
+from thought_saes.features.beside import NOTHING, Beside, Effect
 from thought_saes.features.findings import coverage_in_words, place_in_words
 from thought_saes.features.interpret import page_name
+from thought_saes.features.lenses import Lens
+from thought_saes.results.names import SaeKey
 
 PAGES = Path(__file__).parent / "pages"
 LARGEST_PAGE = 5_000_000  # bytes
@@ -33,7 +37,11 @@ FULL = 65535
 
 
 def write_explorer(
-    output: Path, features: pd.DataFrame, scores: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+    output: Path,
+    features: pd.DataFrame,
+    scores: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    beside: Beside = NOTHING,
 ) -> Path:
     """Write a page for every cell, then the index; returns its path.
 
@@ -44,22 +52,28 @@ def write_explorer(
     shown = features[(features["latent_dim"] == page["latent_dim"]) & (features["k"] == page["k"])]
     for (layer, position), halves in shown.groupby(["layer", "position"]):
         cell = Cell(int(layer), int(position))
-        write_bytes(output / f"{page_name(cell)}.html", cell_page(cell, halves, scores, examples))
+        write_bytes(output / f"{page_name(cell)}.html", cell_page(cell, halves, scores, examples, beside))
     index = output / "index.html"
-    write_bytes(index, index_page(shown, scores))
+    write_bytes(index, index_page(shown, scores, beside))
     return index
 
 
 def cell_page(
-    cell: Cell, halves: pd.DataFrame, scores: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+    cell: Cell,
+    halves: pd.DataFrame,
+    scores: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    beside: Beside = NOTHING,
 ) -> bytes:
     """The page of one cell, with as many and as long examples as keep it below LARGEST_PAGE."""
     alive = halves[halves["density"] > 0].sort_values(["f1", "density"], ascending=False, kind="stable")
     sae = next(sae for sae in _page_saes(scores) if (sae["layer"], sae["position"]) == tuple(cell))
+    key = SaeKey(cell, sae["latent_dim"], sae["k"])
+    effects = {half: effect for (of, half), effect in beside.effects.items() if of == key}
     where = place_in_words(*cell, scores["metadata"]["position_0"])
     for n_examples, n_characters in SIZES:
-        data = pack(alive, examples, n_examples, n_characters)
-        data["facts"] = _facts(sae, len(alive), 2 * sae["latent_dim"])
+        data = pack(alive, examples, n_examples, n_characters, effects, beside.answers)
+        data["facts"] = _facts(sae, len(alive), 2 * sae["latent_dim"], beside.accuracy.get(key))
         content = _render("cell.html", "cell.js", data, title=where[0].upper() + where[1:], sae=sae)
         if len(content) <= LARGEST_PAGE:
             break
@@ -67,7 +81,12 @@ def cell_page(
 
 
 def pack(
-    halves: pd.DataFrame, examples: Sequence[Mapping[str, Any]], n_examples: int, n_characters: int
+    halves: pd.DataFrame,
+    examples: Sequence[Mapping[str, Any]],
+    n_examples: int,
+    n_characters: int,
+    effects: Mapping[str, Effect],
+    answers: Sequence[AnswerLine],
 ) -> dict[str, Any]:
     """What a cell's page shows of its halves that fire, for cell.js to unpack.
 
@@ -79,6 +98,7 @@ def pack(
     places: dict[str, int] = {}
     words: list[int] = []
     listed = []
+    with_lenses = "lens_up" in halves
     for half in halves.to_dict("records"):
         top, quantile = list(half["top_rows"])[:n_examples], list(half["quantile_rows"])[:n_examples]
         silent, bins = list(half["silent_rows"])[:n_examples], list(half["histogram"])
@@ -103,13 +123,15 @@ def pack(
                 _rounded(half["threshold"]),
                 [[concepts.setdefault(concept, len(concepts)), _rounded(f1)] for concept, f1 in told],
                 [[places.setdefault(place, len(places)), other, _rounded(value)] for place, other, value in matches],
+                effects.get(half["half"]),
+                [list(half[f"lens_{name}"]) for name in Lens._fields] if with_lenses else None,
             ]
         )
     return {
         "halves": listed,
         "concepts": list(concepts),
         "places": list(places),
-        "rows": [_texts(examples[row], n_characters) for row in rows],
+        "rows": [_texts(examples[row], answers[row] if answers else None, n_characters) for row in rows],
         "packed": base64.b64encode(np.minimum(words, FULL).astype("<u2").tobytes()).decode(),
     }
 
@@ -118,15 +140,14 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _texts(example: Mapping[str, Any], n_characters: int) -> list[str]:
-    """[question, worked steps, split, the model's answer and whether it is right where the examples hold one]."""
-    said = example.get("model_answer")
+def _texts(example: Mapping[str, Any], said: AnswerLine | None, n_characters: int) -> list[str]:
+    """[question, worked steps, split, the model's answer and whether it is right, where that is known]."""
     texts = (
         example.get("question", ""),
         re.sub(r"<<[^<>]*>>", "", str(example.get("answer") or "")),
         example.get("split", ""),
-        "" if said is None else str(said),
-        {True: "right", False: "wrong"}.get(example.get("model_right"), ""),  # type: ignore[arg-type]
+        "" if said is None else said.text,
+        "" if said is None or said.correct is None else "right" if said.correct else "wrong",
     )
     return [text if len(text) <= n_characters else text[: n_characters - 1] + "…" for text in map(str, texts)]
 
@@ -136,7 +157,7 @@ def _page_saes(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [sae for sae in scores["saes"] if (sae["latent_dim"], sae["k"]) == (page["latent_dim"], page["k"])]
 
 
-def _facts(sae: Mapping[str, Any], alive: int, halves: int) -> list[list[str]]:
+def _facts(sae: Mapping[str, Any], alive: int, halves: int, accuracy: float | None) -> list[list[str]]:
     """What stands at the head of a cell's page: names and values."""
 
     def share(value: float | None, form: str = ".2f") -> str:
@@ -149,10 +170,11 @@ def _facts(sae: Mapping[str, Any], alive: int, halves: int) -> list[list[str]]:
         ["coverage", f"{share(ours['coverage'])} ({share(ours['low'])} to {share(ours['high'])})"],
         ["best found", sae["best_family"]],
         ["monosemantic", share(sae["monosemantic_share"], ".1%")],
+        *([] if accuracy is None else [["answers right with its reconstruction", share(accuracy, ".1%")]]),
     ]
 
 
-def index_page(shown: pd.DataFrame, scores: Mapping[str, Any]) -> bytes:
+def index_page(shown: pd.DataFrame, scores: Mapping[str, Any], beside: Beside) -> bytes:
     """The grid of cells by every measure the scores hold, and the halves of highest F1."""
     cells = {(cell["layer"], cell["position"]): cell for cell in scores["cells"]}
     measures: list[tuple[str, str, Any]] = [
@@ -165,6 +187,10 @@ def index_page(shown: pd.DataFrame, scores: Mapping[str, Any]) -> bytes:
         ("death", "dead features (low is good)", lambda s, c: s["feature_death_rate"]),
     ]
     saes = _page_saes(scores)
+    key_of = {id(sae): SaeKey(Cell(sae["layer"], sae["position"]), sae["latent_dim"], sae["k"]) for sae in saes}
+    if any(key in beside.accuracy for key in key_of.values()):
+        title = "answers right with the reconstruction in the thought's place (high is good)"
+        measures.append(("accuracy", title, lambda s, c: beside.accuracy.get(key_of[id(s)])))
     data = {
         "layers": sorted({sae["layer"] for sae in saes}),
         "positions": sorted({sae["position"] for sae in saes}),

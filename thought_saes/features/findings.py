@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from thought_saes.common.text import number
+from thought_saes.features.beside import NOTHING, Beside, effect_in_words
 
 
 def place_in_words(layer: int, position: int, position_0: str = "bot token") -> str:
@@ -42,7 +43,7 @@ def coverage_in_words(scores: Mapping[str, Any]) -> str:
     )
 
 
-def best_finding(features: pd.DataFrame, scores: Mapping[str, Any]) -> str:
+def best_finding(features: pd.DataFrame, scores: Mapping[str, Any], beside: Beside = NOTHING) -> str:
     """The half of highest F1 on the validation rows among those with a page; of equal ones the one that fires most."""
     page = scores["metadata"]["page"]
     shown = (features["latent_dim"] == page["latent_dim"]) & (features["k"] == page["k"])
@@ -53,5 +54,6 @@ def best_finding(features: pd.DataFrame, scores: Mapping[str, Any]) -> str:
     where = place_in_words(best["layer"], best["position"], scores["metadata"]["position_0"])
     return (
         f"Feature {best['half']} at {where} (latent_dim {best['latent_dim']}, k {best['k']}) fires when "
-        f"{concept_in_words(best['concept'])}: F1 {best['f1']:.2f} on questions it was not chosen on."
+        f"{concept_in_words(best['concept'])}: F1 {best['f1']:.2f} on questions it was not chosen on"
+        f"{effect_in_words(best, beside.effects)}."
     )

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -210,9 +210,17 @@ def page_name(cell: Cell) -> str:
 
 
 def join_parts(
-    parts: Mapping[Cell, _Part], matches: Mapping[Cell, Mapping[str, Any]], chosen: Chosen, output: Path, facts: Any
+    parts: Mapping[Cell, _Part],
+    matches: Mapping[Cell, Mapping[str, Any]],
+    lenses: Callable[[Cell, pd.DataFrame], dict[str, list[Any]]] | None,
+    chosen: Chosen,
+    output: Path,
+    facts: Any,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Write the four files of all cells; returns the halves and the scores."""
+    """Write the four files of all cells; returns the halves and the scores.
+
+    `lenses` gives the columns of what the halves of a cell's page, which it is given, say to the model.
+    """
     tables = []
     for cell, part in parts.items():
         table = pd.read_parquet(part.features)
@@ -220,6 +228,10 @@ def join_parts(
         told = [matches[cell].get(half, []) if here else [] for half, here in zip(table["half"], shown, strict=True)]
         table["matches"] = [[f"{where} {half}" for where, half, _ in found] for found in told]
         table["match_correlations"] = [[value for *_, value in found] for found in told]
+        if lenses is not None:
+            for name, values in lenses(cell, table[shown]).items():
+                table[name] = [[] for _ in range(len(table))]
+                table.loc[shown, name] = pd.Series(values, index=table.index[shown], dtype=object)
         tables.append(table)
     features = pd.concat(tables, ignore_index=True)
     records = [read_json(part.scores) for part in parts.values()]

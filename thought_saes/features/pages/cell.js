@@ -20,12 +20,12 @@
     let place = 0;
     const next = () => { const word = words.getUint16(2 * place, true); place += 1; return word; };
     const many = count => Array.from({ length: count }, next);
-    return data.halves.map(([name, density, max, mean, precision, recall, threshold, concepts, matches]) => {
+    return data.halves.map(([name, density, max, mean, precision, recall, threshold, concepts, matches, effect, lens]) => {
       const [nBins, nTop, nQuantile, nSilent] = many(4);
       const bins = many(nBins), rows = many(nTop + nQuantile + nSilent);
       const activations = many(nTop + nQuantile).map(word => word / 65535 * max);
       return {
-        name, density, max, mean, precision, recall, threshold, matches, bins,
+        name, density, max, mean, precision, recall, threshold, matches, bins, effect, lens,
         sign: name.endsWith("-") ? -1 : 1,
         concepts: concepts.map(([concept, f1]) => ({ name: data.concepts[concept], f1 })),
         top: rows.slice(0, nTop).map((row, index) => ({ row, activation: activations[index] })),
@@ -160,6 +160,24 @@
     });
   }
 
+  function causes(half, parent) {
+    if (!half.effect) return;
+    const [questions, agreement, low, high, random] = half.effect;
+    element("h2", "Taken out of the loop", parent);
+    element("p", `${percent(1 - agreement)} of the answers change (95 %: ${percent(1 - high)} to ${percent(1 - low)}), over the ${questions.toLocaleString("en")} questions on which it fires`
+      + (random === null ? "." : `; a random direction of the same length changes ${percent(1 - random)}.`), parent);
+  }
+
+  function lenses(half, parent) {
+    if (!half.lens) return;
+    element("h2", "What its direction says to the model", parent);
+    ["makes likelier", "makes less likely", "the thought moves towards"].forEach((title, index) => {
+      if (!half.lens[index].length) return;
+      const line = element("p", `${title}: `, parent, "lens");
+      half.lens[index].forEach(token => { element("code", token, line); line.append(" "); });
+    });
+  }
+
   function choose(half) {
     chosen = half;
     detail.replaceChildren();
@@ -167,6 +185,8 @@
     const columns = element("div", undefined, detail, "columns");
     histogram(half, element("section", undefined, columns));
     concepts(half, element("section", undefined, columns));
+    causes(half, detail);
+    lenses(half, detail);
     matches(half, detail);
     examples(half, "Strongest", half.top, detail);
     const quarter = Math.ceil(half.quantile.length / 4);
