@@ -4,19 +4,19 @@ RUN = demo/run
 .PHONY: demo evidence test test-exports
 demo: .venv/installed
 	.venv/bin/python demo/problems.py --output $(RUN)/problems.jsonl
-	.venv/bin/python extract_activations.py --model demo/model --dataset $(RUN)/problems.jsonl --positions 0-6 \
+	.venv/bin/python extract_activations.py --model demo/model --dataset $(RUN)/problems.jsonl --positions 0-6 --answers \
 		--batch-size 128 --activations $(RUN)/activations
 	.venv/bin/python train_all_layers_positions.py --recipe improved --latent-dims 128 256 512 --gaussian-control \
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python train_all_layers_positions.py --no-checkpoints --latent-dims 128 256 512 \
 		--activations $(RUN)/activations --results $(RUN)/published
-	.venv/bin/python interpret_features.py --latent-dim 256 --all-configurations \
-		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python demo/problems.py --split test --n-problems 200 --output $(RUN)/test.jsonl
 	.venv/bin/python substitute_thoughts.py --model demo/model --dataset $(RUN)/test.jsonl --latent-dims 256 --layers 1 \
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python edit_features.py --model demo/model --dataset $(RUN)/test.jsonl --latent-dim 256 --k 5 --layers 1 \
 		--positions 3 --steps 3 --activations $(RUN)/activations --results $(RUN)/results
+	.venv/bin/python interpret_features.py --model demo/model --latent-dim 256 --all-configurations \
+		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/results --output $(RUN)/recipes.md \
