@@ -53,6 +53,12 @@ def content_of(words: dict[str, Any]) -> Any:
     return json.loads((words["--results"] / "edits.json").read_text())
 
 
+def length_of(content: Any, record: dict[str, Any], condition: str) -> float:
+    """Of an edit of the same position and step."""
+    same = [r for r in content["swaps"] if all(r[axis] == record[axis] for axis in ("position", "step"))]
+    return float(next(r["length"] for r in same if r["condition"] == condition))
+
+
 def test_every_condition_is_recorded_as_the_format_says_and_the_same_command_does_nothing_more(
     words: dict[str, Any], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,17 +68,17 @@ def test_every_condition_is_recorded_as_the_format_says_and_the_same_command_doe
     read_record(path, EditsContent)
     content = content_of(words)
     assert content["metadata"]["n_questions"] == 20
-    # Eight conditions, five and twenty features of three kinds, and all of them: 15 for each position and step.
-    assert len(content["swaps"]) == 45
+    # Nine conditions, five and twenty features of three kinds, and all of them: 16 for each position and step.
+    assert len(content["swaps"]) == 48
     assert {(record["position"], record["step"]) for record in content["swaps"]} == {(1, 1), (2, 1), (2, 2)}
-    assert len({record["condition"] for record in content["swaps"]}) == 10
+    assert len({record["condition"] for record in content["swaps"]}) == 11
     for record in content["swaps"]:
         assert record["n_questions"] > 5 or record["step"] == 2
+        if record["condition"] in ("random_long", "sae_long") and record["n_questions"]:
+            assert record["length"] == pytest.approx(length_of(content, record, "class_means"), rel=1e-3)
         assert (record["counterfactual"] is None) == (record["n_questions"] == 0)
         if record["condition"] == "random" and record["n_questions"]:
-            same = [r for r in content["swaps"] if all(r[axis] == record[axis] for axis in ("position", "step"))]
-            sae = next(r for r in same if r["condition"] == "sae")
-            assert record["length"] == pytest.approx(sae["length"], rel=1e-3)
+            assert record["length"] == pytest.approx(length_of(content, record, "sae"), rel=1e-3)
     assert all(record["n_questions"] <= 20 for record in content["ablations"])
     assert {record["position"] for record in content["ablations"]} == {1, 2}
     before = path.read_bytes()

@@ -28,6 +28,7 @@ def test_a_line_for_each_condition_with_its_share_at_each_position(study: Study)
     assert np.asarray(data["one feature for one"]).tolist() == [[3, 0.125], [4, 0.25]]
     assert np.asarray(data["difference of class means"]).tolist() == [[3, 0.875], [4, 0.5]]
     assert np.asarray(data["5 features"]).tolist() == [[3, 0.5]]
+    assert np.asarray(data["the same, as long as the means"]).tolist() == [[3, 0.375]]
     assert "64 features" not in data
     assert axes.get_title() == "layer 1"
 

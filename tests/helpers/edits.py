@@ -70,6 +70,7 @@ def edits_content() -> dict[str, Any]:
     about |= {"questions_sha256": "s", "all_positions": [3, 4], "seed": 0, "max_new_tokens": 5, "n_features": 2}
     swaps = [
         swap_record("sae", 0.125),
+        swap_record("sae_long", 0.375),
         swap_record("several", 0.5, 5),
         swap_record("several", 0.75, 64),
         swap_record("pca", 0.625, 5),

@@ -22,7 +22,7 @@ def test_the_first_sentences_name_the_clearest_cell_with_its_control() -> None:
         "one feature for one 12.5% [0.0%, 25.0%] (latent_dim 64, k 5; these tell the value with a mean F1 of 0.50)"
         in first
     )
-    assert "5 features 50.0%" in first
+    assert "made as long as that difference 37.5% [25.0%, 50.0%], 5 features 50.0%" in first
     assert "64 features" not in first
     assert first.endswith("a random direction as long as the difference of means 0.0% [0.0%, 12.5%].")
 

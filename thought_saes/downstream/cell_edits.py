@@ -1,7 +1,7 @@
 """Everything that is edited at one cell with one SAE, batch by batch, and the records of it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from thought_saes.downstream.job import Plan
 from thought_saes.downstream.known_features import KnownFeatures
 from thought_saes.downstream.records import file_hash
 from thought_saes.downstream.substitutes import Condition, Substitutes
-from thought_saes.downstream.substitution import Batch, Own
+from thought_saes.downstream.substitution import Batch, Own, own_scores
 from thought_saes.features.collect import rows_of
 from thought_saes.features.concepts import Concepts, family_of
 from thought_saes.features.scores import half_name
@@ -37,6 +37,7 @@ from thought_saes.results.names import SaeKey, checkpoint_path
 from thought_saes.saes.baselines import covariance
 
 FAMILY = "value after step"
+MEAN = ("mean", None)  # the task on all questions, of which each half takes those on which it fires
 CHANCE = "random_long"  # against which every condition is tested
 Name = tuple[str, Any]  # of a task
 
@@ -70,7 +71,7 @@ class EditPlan(NamedTuple):
         """Every condition of every step at an SAE's cell."""
         if not self.with_swaps:
             return []
-        single = ("sae", "coactive", "random", CHANCE, "untrained", "class_means", "whole", "mean")
+        single = ("sae", "sae_long", "coactive", "random", CHANCE, "untrained", "class_means", "whole", "mean")
         some = [n for n in SEVERAL if n < min(key.latent_dim, self.input_dim)]
         conditions = [
             *((name, None) for name in single),
@@ -145,53 +146,51 @@ class CellEdits:
 
     def run(self, reasoner: LatentReasoner, batch: Batch, own: Own, states: Tensor, max_new_tokens: int) -> None:
         """Measure a batch; `states` (batch, input_dim) are the unmodified ones of the cell, on the CPU."""
-        tasks: dict[Name, Task] = {}
-        answers: dict[Name, np.ndarray] = {}  # (n, 2) the counterfactual and the original
+        planned = [*self.ablations(batch, own, states), *self.all_swaps(reasoner, batch, own)]
+        tasks = [task for _, task, _ in planned]
+        outcomes = run_tasks(reasoner, batch, own, self.key.cell, tasks, max_new_tokens)
+        mean = next((outcome for (name, _, _), outcome in zip(planned, outcomes, strict=True) if name == MEAN), None)
+        for (name, task, beside), outcome in zip(planned, outcomes, strict=True):
+            ids = [batch.rows[row] for row in task.rows]
+            if name[0] == "ablate" and mean is not None:
+                self._kept["mean", name[1]].append((ids, np.zeros(0), mean.take(task.rows)))
+            if name != MEAN:
+                self._kept[name].append((ids, beside, outcome))
+
+    def ablations(self, batch: Batch, own: Own, states: Tensor) -> Iterator[tuple[Name, Task, np.ndarray]]:
+        """The tasks of every half that is taken out, where it fires; beside each, whether the own answers are right."""
+        if not self.halves:
+            return
         seed = [self.edits.plan.settings.seed, *self.key.cell]
         unknown = np.full((len(batch.rows), N_TOKENS), UNKNOWN)
-        every = np.arange(len(batch.rows))
-        if self.halves:
-            tasks["mean", None] = Task(every, self.mean.expand_as, unknown)
-            magnitudes = self.known.magnitudes(states)
+        correct = own_scores(batch, own).correct
+        magnitudes = self.known.magnitudes(states).numpy()
+        yield MEAN, Task(np.arange(len(batch.rows)), self.mean.expand_as, unknown), correct
         for half in self.halves:
-            rows = np.flatnonzero(magnitudes[:, half].numpy())
+            rows = np.flatnonzero(magnitudes[:, half])
             ids = [batch.rows[row] for row in rows]
-            tasks["ablate", half] = Task(rows, partial(ablate, self.known, half), unknown[rows])
-            tasks["astray", half] = Task(rows, partial(self.astray, half, ids, seed), unknown[rows])
+            yield ("ablate", half), Task(rows, partial(ablate, self.known, half), unknown[rows]), correct[rows]
+            yield ("astray", half), Task(rows, partial(self.astray, half, ids, seed), unknown[rows]), correct[rows]
+
+    def all_swaps(self, reasoner: LatentReasoner, batch: Batch, own: Own) -> Iterator[tuple[Name, Task, np.ndarray]]:
+        """The tasks of every swap; beside each (n, 2), the counterfactual and the original answers."""
         for step in sorted({key.step for key in self.swaps}):
             rows, targets = self.targets(batch, own, step)
-            ids = [batch.rows[row] for row in rows]
             columns = self.edits.columns(step)
             swap = Swap(
                 np.array([columns[target.value] for target in targets], int),
                 np.array([columns[target.other] for target in targets], int),
                 np.array(list(columns.values())),
-                ids,
-                seed,
+                [batch.rows[row] for row in rows],
+                [self.edits.plan.settings.seed, *self.key.cell],
             )
-            tokens = unknown[rows]
-            for place, (row, target) in enumerate(zip(rows, targets, strict=True)):
-                tokens[place] = two_tokens(reasoner, own, int(row), target.answer)
-            numbers = np.array([[t.answer, own.answers.numbers[r]] for r, t in zip(rows, targets, strict=True)], float)
+            pairs = list(zip(rows.tolist(), targets, strict=True))
+            tokens = np.array([two_tokens(reasoner, own, row, target.answer) for row, target in pairs], int)
+            answers = np.array([(target.answer, own.answers.numbers[row]) for row, target in pairs], float)
             for key in self.swaps:
                 if key.step == step:
-                    name = "swap", key
-                    answers[name] = numbers.reshape(-1, 2)
-                    tasks[name] = Task(rows, self.swapped(key, swap), tokens)
-        done = run_tasks(reasoner, batch, own, self.key.cell, list(tasks.values()), max_new_tokens)
-        outcomes = dict(zip(tasks, done, strict=True))
-        for name, outcome in outcomes.items():
-            rows = tasks[name].rows
-            ids = [batch.rows[row] for row in rows]
-            if name[0] == "ablate":
-                gold = [batch.gold[row] for row in rows]
-                own_numbers = [own.answers.numbers[row] for row in rows]
-                correct = [np.nan if g is None else n == g for n, g in zip(own_numbers, gold, strict=True)]
-                beside = outcomes["mean", None].take(rows)
-                self._kept["mean", name[1]].append((ids, np.zeros(0), beside))
-                self._kept[name].append((ids, np.array(correct, float), outcome))
-            elif name != ("mean", None):
-                self._kept[name].append((ids, answers.get(name, np.zeros((0, 2))), outcome))
+                    task = Task(rows, self.swapped(key, swap), tokens.reshape(-1, N_TOKENS))
+                    yield ("swap", key), task, answers.reshape(-1, 2)
 
     def astray(self, half: int, ids: list[int], seed: list[int], x: Tensor) -> Tensor:
         """As far from x as without the half, in a random direction."""
@@ -219,6 +218,8 @@ class CellEdits:
                 return lambda x: x + along_axes(shift, self.axes, n_features)
             case "sae" | "several":
                 return lambda x: x + features_change(self.known, x, swap, n_features)
+            case "sae_long":
+                return lambda x: x + as_long(swap_change(self.known, x, swap), shift)
             case "untrained":
                 return lambda x: (
                     x

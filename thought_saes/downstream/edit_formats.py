@@ -10,7 +10,17 @@ from thought_saes.downstream.formats import Interval
 Shares = tuple[Share, Share]
 CEILING = "class_means"  # the condition that shows whether a swap can be seen at a cell
 Conditions = Literal[
-    "sae", "several", "pca", "coactive", "random", "random_long", "untrained", "class_means", "whole", "mean"
+    "sae",
+    "sae_long",
+    "several",
+    "pca",
+    "coactive",
+    "random",
+    "random_long",
+    "untrained",
+    "class_means",
+    "whole",
+    "mean",
 ]
 
 
@@ -82,7 +92,8 @@ class AblationRecord(Record):
 class SwapRecord(Record):
     """One condition of a swap: the questions' value after a step becomes another, whose answer is known.
 
-    sae: one feature out, one in. several: `n_features` go from their mean with one value to that with the other.
+    sae: one feature out, one in. sae_long: the same, made as long as `class_means`. several: `n_features` go from their
+    mean with one value to that with the other.
     untrained: either, by the SAE as it started, made as long. pca: the difference of the two values' mean states along
     the `n_features` principal axes where it is largest. coactive: features that tell no value of the step, as long as
     `sae`. random, random_long: a random direction, as long as `sae` or as `class_means`. class_means: the whole

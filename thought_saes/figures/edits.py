@@ -22,16 +22,18 @@ def swap_by_position(study: Study) -> Figure:
     swaps = [swap for swap in swaps if (swap.latent_dim, swap.k) == (latent_dim, k)]
     layers = sorted({swap.layer for swap in swaps})
     figure = new_figure(
-        3.6,
+        4.0,
         "A value swapped at one thought: does the answer follow?",
         f"share of answers that the other value leads to; latent_dim {latent_dim}, k {k}; bars: 95 % over questions",
     )
     panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
-    lines: list[tuple[str, int | None, str]] = [("sae", None, "one feature for one")]
+    lines: list[tuple[str, int | None, str]] = [
+        ("sae", None, "one feature for one"),
+        ("sae_long", None, "the same, as long as the means"),
+    ]
     lines += [("several", n, f"{n} features") for n in numbers_of_features(swaps) if n != latent_dim]
     lines += [
         (CEILING, None, "difference of class means"),
-        ("whole", None, "another question's state"),
         ("random_long", None, "random, as long as the means"),
     ]
     for axes, layer in zip(panels, layers, strict=True):
@@ -43,7 +45,7 @@ def swap_by_position(study: Study) -> Figure:
         axes.set_xticks(sorted({swap.position for swap in some}))
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(f"layer {layer}", fontsize=TEXT)
-    panels[0].legend(fontsize=SMALL)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=SMALL)
     return figure
 
 

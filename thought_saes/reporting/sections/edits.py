@@ -71,7 +71,8 @@ def finding(content: dict[str, Any]) -> str:
         "A question's value after a step is swapped for another, so that the answer which follows is known. At "
         f"{place_in_words(clear.layer, clear.position)} (step {clear.step}) the difference of class means makes "
         f"{share(clear, CEILING)} of {count(clear.n_questions, 'answer')} the counterfactual one, one feature for one "
-        f"{share(clear, 'sae')} (latent_dim {clear.latent_dim}, k {clear.k}{told})"
+        f"{share(clear, 'sae')} (latent_dim {clear.latent_dim}, k {clear.k}{told}), "
+        f"made as long as that difference {share(clear, 'sae_long')}"
         + "".join(f", {n} features {share(clear, 'several', n)}" for n in several)
         + f"; a random direction as long as the difference of means {share(clear, 'random_long')}."
     )
@@ -91,6 +92,7 @@ def by_position(swaps: Sequence[CellSwap]) -> str:
     rows = [
         ["step, questions", *(f"{swap.step}, {swap.n_questions}" for swap in swaps)],
         ["one feature", *(share(swap, "sae") for swap in swaps)],
+        ["one feature, as long as the means", *(share(swap, "sae_long") for swap in swaps)],
     ]
     for n in numbers_of_features(swaps):
         name = "all features" if n == swaps[0].latent_dim else f"{n} features"
