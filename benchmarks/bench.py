@@ -23,7 +23,7 @@ tests say.
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,7 +32,7 @@ import torch
 from benchmarks.bench_peers import PEERS, why_absent
 from benchmarks.cases import TINY, Case, Data, Job, Measured, cell_rows, growth
 from benchmarks.methods import LONG_METHODS, cpu_seconds, in_fork, measure_job, methods_of
-from benchmarks.recipes import PUBLISHED, Recipe
+from benchmarks.recipes import selection_of, started
 from benchmarks.tables import all_tables, cpu_name, print_tables
 from benchmarks.textbook import textbook_step
 from thought_saes.common.command_line import package_versions, run
@@ -40,9 +40,10 @@ from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_json
 from thought_saes.common.flags import MOST_THREADS, check_at_least, check_at_most, keep_once, option, parse_config
 from thought_saes.results.names import K_VALUES, LATENT_DIMS
+from thought_saes.results.recipe import RECIPES
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused.selection import RULES
-from thought_saes.training.run import choose_backend
+from thought_saes.training.run import Prepared, choose_backend
 
 PEER_CONFIGURATIONS = ((512, 20), (1024, 20), (2048, 5), (2048, 100))  # (latent_dim, k)
 
@@ -52,7 +53,7 @@ class BenchConfig:
     input_dims: tuple[int, ...] = option((2048, 576), help="dimensions of the synthetic activations")
     latent_dims: tuple[int, ...] = option(LATENT_DIMS, help="features of the SAEs")
     k_values: tuple[int, ...] = option(K_VALUES, help="latents kept per row")
-    recipe: str = option("published", choices=("published", "improved"), help="how rows, weights and rate start")
+    recipe: str = option("published", choices=tuple(RECIPES), help="how rows, weights and rate start")
     variant: str = option("abstopk", choices=RULES, help="which latents are kept")
     rows: int = option(5978, help="training rows; of a cell, at most")
     batch_size: int = option(256, help="rows per step")
@@ -86,31 +87,31 @@ class BenchConfig:
             return Data(None, self.rows, self.input_dims)
         return Data(cell_rows(self.activations, self.layer, self.position), self.rows, self.input_dims)
 
-    def how(self) -> Recipe:
-        return Recipe(self.recipe == "improved", self.variant)
+    def training(self, epochs: int) -> TrainConfig:
+        """What trains, so many epochs."""
+        return TrainConfig(recipe=self.recipe, variant=self.variant, batch_size=self.batch_size, epochs=epochs)
 
 
 def jobs_of(config: BenchConfig, cases: list[Case], grown: dict[str, list[Case]], peers: list[str]) -> list[Job]:
     """Everything to be measured, once."""
     first = [case for case in cases if case.input_dim == cases[0].input_dim]
     of_peers = [case for case in first if case[2:] in PEER_CONFIGURATIONS] or first
-    methods = methods_of(config.how())
+    methods = methods_of(config.training(1).settings)
     jobs = [Job(method, case) for case in cases for method in (*methods, *(peers if case in of_peers else ()))]
     return list(dict.fromkeys(jobs + [Job(m, case) for axis in grown.values() for case in axis for m in LONG_METHODS]))
 
 
 def measure_all(jobs: list[Job], data: Data, config: BenchConfig, backend: str) -> dict[Job, list[Measured]]:
     """Every job in every round, said on stderr."""
-    training, threads = TrainConfig(k_values=config.k_values, batch_size=config.batch_size), threads_of(config)
+    threads, recipe = threads_of(config), config.training(1).settings
     clock = cpu_seconds if config.cpu_time else time.perf_counter
-    prepared = lru_cache(maxsize=1)(lambda case: config.how().rows(data.of(case)))
+    prepared = lru_cache(maxsize=1)(lambda case: Prepared(data.of(case), recipe))
     measured: dict[Job, list[Measured]] = {job: [] for job in jobs}
     for turn in range(config.rounds):
         for number, job in enumerate(jobs[:: -1 if turn % 2 else 1], 1 + turn * len(jobs)):
             epochs = config.epochs if job.method in LONG_METHODS else config.baseline_epochs
             rows = prepared(Case(*job.case[:2], 0, 0))
-            of_job = replace(training, epochs=epochs)
-            result = in_fork(measure_job, job, rows, of_job, backend, threads, config.how(), clock)
+            result = in_fork(measure_job, job, rows, config.training(epochs), backend, threads, clock)
             measured[job].append(result)
             shape = ", ".join(f"{name} {value}" for name, value in job.case._asdict().items())
             progress = f"{number}/{len(jobs) * config.rounds} {job.method}: {shape}"
@@ -125,21 +126,20 @@ def threads_of(config: BenchConfig) -> int:
 def main() -> int:
     config = parse_config(BenchConfig, __doc__ or "")
     torch.set_num_threads(1)  # here, so that forks are sound; each measurement sets its own
-    data, recipe = config.data(), config.how()
+    data, published = config.data(), TrainConfig()
     absent = {peer: in_fork(why_absent, peer) for peer in PEERS} if config.peers else {}
     peers = [peer for peer, reason in absent.items() if not reason]
     backend = choose_backend("auto", torch.device("cpu"))
     tiny = torch.rand(4, TINY.input_dim)  # loads what an optimizer's first step loads
-    textbook_step(list(PUBLISHED.start(PUBLISHED.rows(tiny), TINY).parameters()), PUBLISHED.selection(TINY), 1e-3)(
-        tiny, 1e-3
-    )
+    sae = started(Prepared(tiny, published.settings), TINY)
+    textbook_step(list(sae.parameters()), selection_of(published, TINY), 1e-3)(tiny, 1e-3)
     cases = data.cases(config.latent_dims, config.k_values)
     middle = (values[len(values) // 2] for values in (config.latent_dims, config.k_values))
     base = Case(data.rows, data.input_dims[0], *middle)
     grown = {} if config.no_growth else growth(base, data.largest)
     measured = measure_all(jobs_of(config, cases, grown, peers), data, config, backend)
     best = {job: min(results) for job, results in measured.items()}
-    tables = all_tables(cases, grown, best, methods_of(recipe), peers)
+    tables = all_tables(cases, grown, best, methods_of(config.training(1).settings), peers)
 
     absent = {peer: reason for peer, reason in absent.items() if reason}
     threads = threads_of(config)

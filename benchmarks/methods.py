@@ -18,13 +18,15 @@ from torch import Tensor
 
 from benchmarks.bench_peers import PEERS
 from benchmarks.cases import TINY, Job, Measured
-from benchmarks.recipes import PUBLISHED, Recipe, Rows
+from benchmarks.recipes import rate_of_each_step, selection_of, started
 from benchmarks.textbook import textbook_latents, textbook_step
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
+from thought_saes.results.recipe import ALWAYS_RECORDED, PUBLISHED, Recipe
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.config import TrainConfig
-from thought_saes.training.run import train_saes
+from thought_saes.training.fused.selection import Selection
+from thought_saes.training.run import Prepared, train_saes
 from thought_saes.training.stack import train_stack
 from thought_saes.training.start import epoch_orders
 
@@ -35,73 +37,70 @@ MEBIBYTE = 1 << 20
 
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """METHODS, but for `stack` where the recipe is not the published one."""
-    return METHODS if recipe == PUBLISHED else tuple(method for method in METHODS if method != "stack")
+    published = set(recipe.differences(PUBLISHED)) <= set(ALWAYS_RECORDED)  # however long it trains
+    return METHODS if published else tuple(method for method in METHODS if method != "stack")
 
 
 def seconds_per_epoch(
-    job: Job, data: Rows, config: TrainConfig, backend: str, recipe: Recipe, clock: Callable[[], float]
+    job: Job, rows: Prepared, config: TrainConfig, backend: str, clock: Callable[[], float]
 ) -> tuple[float, SparseAutoencoder]:
     """The time, and the SAE as it is then: trained, but by `gemm` and the public trainers."""
     method, case = job
-    x, sae = data.x, recipe.start(data, case)
+    x, sae = rows.x, started(rows, case)
     orders = partial(epoch_orders, len(x), config.epochs, 0, Cell(0, 0))
-    rates = recipe.rates(config.lr, config.epochs * -(-len(x) // config.batch_size))
-    selection = recipe.selection(case)
-    textbook = textbook_step(list(sae.parameters()), selection, config.lr) if method == "textbook" else None
+    textbook = (
+        textbook_step(list(sae.parameters()), selection_of(config, case), config.lr) if method == "textbook" else None
+    )
     peer = PEERS[method].make_step(*case[1:], config.lr) if method in PEERS else None
     product = torch.empty(config.batch_size, case.latent_dim)
-    started = clock()
-    if method == "ours" and (recipe == PUBLISHED or backend != "fused"):
+    begun = clock()
+    if method == "ours":
         train_saes([sae], [0], x[None], lambda cell: orders(), config, backend, on_epochs=lambda n: None)
-    elif method == "ours":
-        from thought_saes.training.fused.trainer import train_sae  # not without Numba
-
-        train_sae(sae, x, orders(), config.batch_size, rates, selection=selection)
     elif method == "stack":
         train_stack([sae], [0], x[None], (order[None] for order in orders()), config.batch_size, config.lr)
     elif textbook or peer:
-        batches = (rows for order in orders() for rows in torch.from_numpy(order).split(config.batch_size))
-        for rows, rate in zip(batches, rates.tolist(), strict=True):
+        batches = (shown for order in orders() for shown in torch.from_numpy(order).split(config.batch_size))
+        for shown, rate in zip(batches, rate_of_each_step(config, len(x)).tolist(), strict=True):
             if textbook:
-                textbook(x[rows], rate)
+                textbook(x[shown], rate)
             elif peer:
-                peer(x[rows])
+                peer(x[shown])
     else:
         W_enc = sae.encoder.weight.detach()
         for _ in range(config.epochs):
             for batch in x.split(config.batch_size):
                 torch.mm(batch, W_enc.T, out=product[: len(batch)])
-    return (clock() - started) / config.epochs, sae
+    return (clock() - begun) / config.epochs, sae
 
 
 @torch.no_grad()
-def dead_share(sae: SparseAutoencoder, x: Tensor, recipe: Recipe, job: Job) -> float:
+def dead_share(sae: SparseAutoencoder, x: Tensor, selection: Selection) -> float:
     """The share of features that no batch of x selects."""
     fired = torch.zeros(sae.latent_dim, dtype=torch.bool)
     for batch in x.split(256):
-        fired |= (textbook_latents(sae.encoder(batch), recipe.selection(job.case)) != 0).any(dim=0)
+        fired |= (textbook_latents(sae.encoder(batch), selection) != 0).any(dim=0)
     return float((~fired).float().mean())
 
 
 def measure_job(
     job: Job,
-    data: Rows,
+    rows: Prepared,
     config: TrainConfig,
     backend: str,
     threads: int,
-    recipe: Recipe = PUBLISHED,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """To be called in a process of its own: its peak memory is taken from the process's."""
     torch.set_num_threads(threads)
     # Starts the threads, and takes enough steps for all compiled code to be loaded, that of freezing too.
     tiny, short = torch.rand(4, TINY.input_dim), replace(config, epochs=60)
-    seconds_per_epoch(Job(job.method, TINY), recipe.rows(tiny), short, backend, recipe, clock)
+    seconds_per_epoch(Job(job.method, TINY), Prepared(tiny, config.settings), short, backend, clock)
     forget_peak()
     before = peak_mib()
-    seconds, sae = seconds_per_epoch(job, data, config, backend, recipe, clock)
+    seconds, sae = seconds_per_epoch(job, rows, config, backend, clock)
     peak = peak_mib() - before
-    return Measured(seconds, peak, dead_share(sae, data.x, recipe, job) if job.method == "ours" else None)
+    dead = dead_share(sae, rows.x, selection_of(config, job.case)) if job.method == "ours" else None
+    return Measured(seconds, peak, dead)
 
 
 def cpu_seconds() -> float:

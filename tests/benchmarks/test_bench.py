@@ -16,9 +16,13 @@ import torch
 from benchmarks.bench import BenchConfig, main
 from benchmarks.bench_peers import PEERS
 from benchmarks.cases import Case, growth, synthetic_rows
-from benchmarks.recipes import Recipe, tied_start
+from benchmarks.recipes import rate_of_each_step, selection_of, started
 from tests.helpers.paths import ROOT
 from thought_saes.common.flags import build_parser
+from thought_saes.results.recipe import RECIPES
+from thought_saes.training.config import TrainConfig
+from thought_saes.training.fused.selection import Selection
+from thought_saes.training.run import Prepared
 
 BENCH = ROOT / "benchmarks" / "bench.py"
 SMALL = [
@@ -117,12 +121,19 @@ def test_other_recipes_are_timed_against_the_textbook_loop_of_the_same(variant: 
     assert f"of {variant} by the improved recipe" in ended.stdout
 
 
+def test_a_recipe_trains_by_its_rule_its_rates_and_its_start() -> None:
+    published, improved = (TrainConfig(recipe=name, variant="topk", epochs=2, batch_size=50) for name in RECIPES)
+    np.testing.assert_array_equal(rate_of_each_step(published, 120), np.full(6, 1e-3))
+    np.testing.assert_allclose(rate_of_each_step(improved, 120), 1e-3 * np.arange(6, 0, -1) / 6)
+    assert selection_of(improved, Case(1, 1, 32, 4)) == Selection("topk", 4)
+
+
 def test_the_improved_start_is_of_unit_norm_and_its_first_rows_are_the_principal_components() -> None:
-    rows = Recipe(improved=True, variant="topk").rows(torch.from_numpy(synthetic_rows(200, 40)))
+    rows = Prepared(torch.from_numpy(synthetic_rows(200, 40)), RECIPES["improved"])
     x = rows.x
     assert x.mean(dim=0).abs().max() < 1e-4
     assert float(x.square().mean()) == pytest.approx(1, rel=1e-4)
-    directions = tied_start(rows, latent_dim=30, k=5)
+    directions = started(rows, Case(200, 40, latent_dim=30, k=5)).encoder.weight.detach()
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(30))
     torch.testing.assert_close(directions[:10] @ directions[:10].T, torch.eye(10), atol=1e-4, rtol=0)
     assert (directions[:10] @ directions[10:].T).abs().max() < 1e-3

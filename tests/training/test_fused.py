@@ -291,11 +291,12 @@ def test_beyond_the_data_training_takes_little_more_than_weights_and_moments() -
 import torch
 from benchmarks.cases import Case, Job
 from benchmarks.methods import in_fork, measure_job
-from benchmarks.recipes import PUBLISHED
+from thought_saes.results.recipe import PUBLISHED
 from thought_saes.training.config import TrainConfig
+from thought_saes.training.run import Prepared
 torch.set_num_threads(1)
 x = torch.rand(1024, 1024) + torch.rand(1024)
-rows, job = PUBLISHED.rows(x), Job("ours", Case(1024, 1024, 2048, 5))
+rows, job = Prepared(x, PUBLISHED), Job("ours", Case(1024, 1024, 2048, 5))
 print(in_fork(measure_job, job, rows, TrainConfig(epochs=15), "fused", 1).peak_mib)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

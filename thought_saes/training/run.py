@@ -21,7 +21,7 @@ from thought_saes.saes.moments import CHUNK_ROWS, chunks
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variant import extras_of, set_extras
 from thought_saes.saes.variants import VARIANTS
-from thought_saes.training.adam import linear_decay
+from thought_saes.training.adam import Rates, linear_decay
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.frame import Frame
 from thought_saes.training.freezing import LiveEpochs
@@ -86,6 +86,12 @@ def choose_backend(backend: str, device: torch.device, recipe: Recipe = PUBLISHE
     return "fused"
 
 
+def learning_rates(config: TrainConfig, n_rows: int) -> Rates:
+    """Of a training on so many rows: one for all steps, or that of each."""
+    n_steps = config.epochs * -(-n_rows // config.batch_size)
+    return linear_decay(config.lr, n_steps) if config.lr_decay else config.lr
+
+
 def train_saes(
     saes: Sequence[SparseAutoencoder],
     cells: Sequence[int],
@@ -101,8 +107,7 @@ def train_saes(
     epochs of one SAE are done.
     """
     recipe = config.settings
-    n_steps = config.epochs * -(-x.shape[1] // config.batch_size)
-    rates = linear_decay(config.lr, n_steps) if config.lr_decay else config.lr
+    rates = learning_rates(config, x.shape[1])
     if backend == "fused":
         from thought_saes.training.fused.trainer import fused_pays, train_sae
 
