@@ -34,7 +34,7 @@ def swap_record(condition: str, share: float, n_features: int | None = None, **f
     """A record of `edits.json` in which `share` of 40 answers are counterfactual, and half of the others original."""
     made: dict[str, Any] = {"layer": 1, "position": 3, "latent_dim": 64, "k": 5, "step": 3, "condition": condition}
     made |= {"n_features": n_features, "f1": 0.5 if condition == "sae" else None, "n_questions": 40}
-    made |= {"n_with_probability": 40, "p_value": 0.5, "length": 2.0}
+    made |= {"n_with_probability": 40, "p_value": 0.5, "q_value": 0.5, "length": 2.0}
     shares = {"counterfactual": share, "original": (1 - share) / 2, "other": (1 - share) / 2}
     shares |= {"p_counterfactual": share, "p_original": (1 - share) / 2}
     for name, value in shares.items():
@@ -61,6 +61,8 @@ def ablation_record(half: str, kl: float, over_random: tuple[float, float], **fi
     }
     made |= {"q_value": 0.125, "agreement": 0.75, "agreement_interval": [0.5, 0.875], "kl": kl, "random_kl": 0.125}
     made |= {"kl_interval": [kl / 2, 2 * kl], "kl_over_random_interval": list(over_random), "mean_agreement": 0.25}
+    made |= {"length": 1.5, "random_agreement": 0.875, "mean_kl": 2.0}
+    made |= {"log_probability_change": -kl, "log_probability_change_interval": [-2 * kl, 0.0]}
     return made | fields
 
 

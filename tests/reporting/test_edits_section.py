@@ -1,8 +1,16 @@
 """The section on edits of single features says what edits.json holds."""
 
+import json
 from typing import Any
 
+import pytest
+
 from tests.helpers.edits import edits_content
+from tests.helpers.json_damage import DAMAGE
+from thought_saes.common.errors import InputError
+from thought_saes.common.files import parse_json
+from thought_saes.common.schema import check
+from thought_saes.downstream.edit_formats import EditsContent
 from thought_saes.reporting.sections.edits import phrase
 
 
@@ -57,3 +65,20 @@ def test_without_swaps_or_without_ablations_the_section_says_what_is_there() -> 
     assert "position 4" not in text
     assert "Taken out" in text
     assert "Taken out" not in phrase(edits_content() | {"ablations": []})
+
+
+def told_or_refused(text: str) -> str:
+    """What is said of a file with this text: the section, or why it is refused."""
+    try:
+        content = parse_json(text, "edits.json")
+        check(content, EditsContent, "edits.json")
+    except InputError as problem:
+        return str(problem)
+    return phrase(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_one_line_and_one_that_passes_the_model_can_be_told(damage: str) -> None:
+    said = [told_or_refused(text) for text in DAMAGE[damage](json.dumps(edits_content()))]
+    assert all("\n" not in line or "Taken out" in line for line in said)
+    assert any(line.startswith("edits.json") for line in said)

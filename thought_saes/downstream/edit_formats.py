@@ -62,25 +62,23 @@ class AblationRecord(Record):
     right_to_wrong: Annotated[Count, Meta(description="answers that become wrong")]
     wrong_to_right: Annotated[Count, Meta(description="answers that become right")]
     p_value: Annotated[Share, Meta(description="exact McNemar test of the two")]
-    length: Annotated[Number | None, Meta(description="of what is taken out")] = None
-    agreement: Annotated[Share | None, Meta(description="share of the unmodified answers that stay")] = None
-    agreement_interval: Shares | None = None
-    kl: Annotated[Number | None, Meta(description="KL(unmodified || edited) at the number's first token, nats")] = None
-    kl_interval: Interval | None = None
-    log_probability_change: Annotated[Number | None, Meta(description="of the unmodified answer's number")] = None
-    log_probability_change_interval: Interval | None = None
+    length: Annotated[Number | None, Meta(description="of what is taken out")]
+    agreement: Annotated[Share | None, Meta(description="share of the unmodified answers that stay")]
+    agreement_interval: Shares | None
+    kl: Annotated[Number | None, Meta(description="KL(unmodified || edited) at the number's first token, nats")]
+    kl_interval: Interval | None
+    log_probability_change: Annotated[Number | None, Meta(description="of the unmodified answer's number")]
+    log_probability_change_interval: Interval | None
     random_agreement: Annotated[
         Share | None, Meta(description="agreement when a random direction of equal length is added instead")
-    ] = None
-    random_kl: Annotated[Number | None, Meta(description="KL, likewise")] = None
-    kl_over_random_interval: Annotated[Interval | None, Meta(description="of kl - random_kl, question by question")] = (
-        None
-    )
+    ]
+    random_kl: Annotated[Number | None, Meta(description="KL, likewise")]
+    kl_over_random_interval: Annotated[Interval | None, Meta(description="of kl - random_kl, question by question")]
     mean_agreement: Annotated[
         Share | None, Meta(description="agreement when the mean of the training rows takes the state's place")
-    ] = None
-    mean_kl: Annotated[Number | None, Meta(description="KL, likewise")] = None
-    q_value: Annotated[Share | None, Meta(description="Benjamini and Hochberg over all features of the file")] = None
+    ]
+    mean_kl: Annotated[Number | None, Meta(description="KL, likewise")]
+    q_value: Annotated[Share | None, Meta(description="Benjamini and Hochberg over all features of the file")]
     sae: Annotated[str | None, Meta(description="hash of the checkpoint")] = None
 
     def __post_init__(self) -> None:
@@ -114,21 +112,21 @@ class SwapRecord(Record):
     ]
     p_value: Annotated[
         Share | None, Meta(description="exact McNemar test of the counterfactual answers against `random_long`")
-    ] = None
-    length: Annotated[Number | None, Meta(description="mean of what is added to the state")] = None
-    counterfactual: Annotated[Share | None, Meta(description="share that answers what the other value leads to")] = None
-    counterfactual_interval: Shares | None = None
-    original: Annotated[Share | None, Meta(description="share that answers as unmodified")] = None
-    original_interval: Shares | None = None
-    other: Annotated[Share | None, Meta(description="share that answers neither")] = None
-    other_interval: Shares | None = None
+    ]
+    length: Annotated[Number | None, Meta(description="mean of what is added to the state")]
+    counterfactual: Annotated[Share | None, Meta(description="share that answers what the other value leads to")]
+    counterfactual_interval: Shares | None
+    original: Annotated[Share | None, Meta(description="share that answers as unmodified")]
+    original_interval: Shares | None
+    other: Annotated[Share | None, Meta(description="share that answers neither")]
+    other_interval: Shares | None
     p_counterfactual: Annotated[
         Share | None, Meta(description="mean probability of the counterfactual number's first token")
-    ] = None
-    p_counterfactual_interval: Shares | None = None
-    p_original: Annotated[Share | None, Meta(description="mean probability of the original number's")] = None
-    p_original_interval: Shares | None = None
-    q_value: Annotated[Share | None, Meta(description="Benjamini and Hochberg over the cells of a condition")] = None
+    ]
+    p_counterfactual_interval: Shares | None
+    p_original: Annotated[Share | None, Meta(description="mean probability of the original number's")]
+    p_original_interval: Shares | None
+    q_value: Annotated[Share | None, Meta(description="Benjamini and Hochberg over the cells of a condition")]
     sae: Annotated[str | None, Meta(description="hash of the checkpoint")] = None
 
     def __post_init__(self) -> None:
