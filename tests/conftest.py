@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.helpers.accelerator import add_device
 from tests.helpers.results import correlated_rows
 from thought_saes.common.command_line import run
 
+add_device()
 settings.register_profile("project", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("project")
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -6,9 +6,9 @@ the device, launches and bytes are counted. What it does not know: how long anyt
 for itself, and the kernels of a fused optimizer, which check more than this does.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -173,18 +173,22 @@ def _copied(found: Any, source: Any) -> Any:
     return found
 
 
+def add_device() -> None:
+    """Have PyTorch know the device, where it can. Before the first backward pass of the process: it counts devices."""
+    with contextlib.suppress(ImportError):
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+        _setup_privateuseone_for_python_backend(NAME)
+
+
 def accelerator_device() -> torch.device:
     """The device. Skips the test where PyTorch cannot have one made in Python."""
-    try:
-        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-    except ImportError:
-        pytest.skip("this PyTorch cannot have a device made in Python")
     if torch._C._get_privateuse1_backend_name() != NAME:
-        _setup_privateuseone_for_python_backend(NAME)
+        pytest.skip("this PyTorch cannot have a device made in Python")
     return torch.device(NAME, 0)
 
 
-@contextmanager
+@contextlib.contextmanager
 def counting(accelerator: Accelerator, module: Any, name: str) -> Iterator[list[dict[str, int]]]:
     """What each call of `module.name` reads, uploads and launches meanwhile."""
     original: Callable[..., Any] = getattr(module, name)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.helpers.full_disk import fill_disk
 from tests.helpers.results import correlated_rows
-from thought_saes.saes.measures import MEASURES, Firings, evaluate, measure
+from thought_saes.saes.measures import MEASURES, Firings, RowMoments, evaluate, measure
 from thought_saes.saes.moments import Moments
 from thought_saes.saes.sae import TopKSAE
 
@@ -22,7 +22,7 @@ def fvu(x: np.ndarray, x_hat: np.ndarray) -> float:
 
 def measured(sae: TopKSAE, x: Tensor) -> dict[str, float]:
     """Every measure on x (n, input_dim) as validation rows."""
-    measures = [make(sae.latent_dim) for _, make in MEASURES]
+    measures = [make(sae.latent_dim, RowMoments()) for _, make in MEASURES]
     measure(sae, [(x, True)], measures)
     return {name: value for one in measures for name, value in one.compute().items()}
 

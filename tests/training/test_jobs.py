@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.helpers.results import assert_same_results
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.results.store import Results
+from thought_saes.training import baselines
 from thought_saes.training import run as training
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.jobs import TrainSaes
@@ -91,11 +93,11 @@ def test_memory_that_runs_out_after_some_were_written_trains_only_the_others(
     evaluated, tried = [], list[int]()
     evaluate = training.evaluate
 
-    def full_at_the_third(*arguments: Any) -> Any:
+    def full_at_the_third(*arguments: Any, **more: Any) -> Any:
         evaluated.append(1)
         if len(evaluated) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return evaluate(*arguments)
+        return evaluate(*arguments, **more)
 
     monkeypatch.setattr(training, "evaluate", full_at_the_third)
     monkeypatch.setattr(training, "train_saes", small_memory(9, RuntimeError, tried))
@@ -113,3 +115,26 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(
     with pytest.raises(torch.AcceleratorError):
         train(config_for(activations, tmp_path / "results"))
     assert tried == [9]
+
+
+def test_helpers_in_threads_change_no_weight_and_no_number(
+    activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_all(name: str) -> dict[str, Any]:
+        config = config_for(activations, tmp_path / name)
+        cache = ActivationCache(activations)
+        for job in plan_jobs(config, cache, CELLS, [16, 24], lambda _: 3).jobs:
+            assert job.run(config, cache, torch.device("cpu"), "torch", lambda n: None) == []
+        return {path.name: torch.load(path)["model_state_dict"] for path in config.results.glob("*.pt")}
+
+    alone = run_all("alone")
+    for module in (training, baselines):
+        monkeypatch.setattr(module, "helpers", lambda device: ThreadPoolExecutor(4))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    with_helpers = run_all("with helpers")
+    assert_same_results(tmp_path / "with helpers", tmp_path / "alone")
+    assert len(alone) == 18
+    for name, weights in alone.items():
+        assert all(torch.equal(weight, with_helpers[name][key]) for key, weight in weights.items())
+    whole = [path.read_text() for path in sorted((tmp_path / "alone").glob("baselines_*"))]
+    assert whole == [path.read_text() for path in sorted((tmp_path / "with helpers").glob("baselines_*"))]

@@ -68,8 +68,8 @@ def has_lost_device(problem: BaseException) -> bool:
 
 def release_memory(device: torch.device) -> None:
     """Give what PyTorch's allocator keeps of a GPU back to it."""
-    gc.collect()
     if device.type != "cpu" and torch.accelerator.is_available():
+        gc.collect()
         torch.accelerator.empty_cache()
 
 

@@ -26,7 +26,7 @@ from thought_saes.training.jobs import Job
 WORKERS_ON_A_GPU = 3  # the experiment's
 
 
-def work(connection: Connection, config: GridConfig, log: Path, threads: int | None, backend: str) -> None:
+def work(connection: Connection, config: GridConfig, log: Path, threads: int, backend: str) -> None:
     """A worker process: do the jobs that come. Sends epochs done (each of one SAE), then the Outcome.
 
     Ends when its GPU is lost to it: a new process can use it again.
@@ -37,8 +37,7 @@ def work(connection: Connection, config: GridConfig, log: Path, threads: int | N
     for stream in (1, 2):  # of the operating system: a scheduler may have closed Python's
         os.dup2(log_file, stream)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     device = choose_device(config.device)
     cache = ActivationCache(config.activations)
     logging.info("process %d on %s, %d threads", os.getpid(), device, torch.get_num_threads())
@@ -61,7 +60,7 @@ def exit_with_parent() -> None:
 class Worker:
     """One worker process as the main process sees it; begun anew when it has died."""
 
-    def __init__(self, number: int, config: GridConfig, threads: int | None, backend: str) -> None:
+    def __init__(self, number: int, config: GridConfig, threads: int, backend: str) -> None:
         self.log = logs_path(config.results) / f"worker{number}.log"
         self._settings = (config, self.log, threads, backend)
         self._start()
@@ -143,7 +142,7 @@ class Processes:
     """Worker processes on this machine: `outcome.Engine`.
 
     Three share a GPU, as in the experiment. On the CPU one process a core is faster than fewer with more threads, so
-    there are as many as the memory that is free allows.
+    there are as many as the memory that is free allows. Workers share the cores, on a GPU for what is done beside it.
     """
 
     def __init__(self, config: GridConfig, cache: ActivationCache) -> None:
@@ -151,7 +150,7 @@ class Processes:
         self.device = choose_device(config.device)
         on_cpu = self.device.type == "cpu"
         self.most_workers = config.workers or (self._workers_on_cores() if on_cpu else WORKERS_ON_A_GPU)
-        self.threads = max(1, cores() // self.most_workers) if on_cpu else None
+        self.threads = max(1, cores() // self.most_workers)
         self.sharing = 1 if on_cpu else self.most_workers
 
     def _workers_on_cores(self) -> int:
@@ -163,8 +162,7 @@ class Processes:
         return cells_that_fit(self._config, self._cache, latent_dim, self.most_workers, free)
 
     def seconds_to_train(self, jobs: list[Job], backend: str) -> float:
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads)
         return seconds_to_train(jobs, self._config, self._cache, self.device, backend)
 
     def run(self, jobs: list[Job], backend: str, on_epochs: Callable[[int], object]) -> RunReport:

@@ -47,9 +47,12 @@ class Engine(Protocol):
     """What runs the jobs: processes of this machine, or a Ray cluster."""
 
     device: torch.device
-    threads: int | None  # of each worker on the CPU
     most_workers: int
     sharing: int  # how many workers share a device
+
+    @property
+    def threads(self) -> int | None:
+        """Of each worker; None: as many as PyTorch takes."""
 
     def cells_that_fit(self, latent_dim: int) -> int:
         """How many cells a stack of this latent_dim may span."""

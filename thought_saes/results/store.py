@@ -11,6 +11,7 @@ A metrics file is written last: an SAE that it does not name is not finished.
 from __future__ import annotations
 
 import re
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ class MetricsFile:
         )
 
 
+WRITING = threading.Lock()  # among the threads of this process: a metrics file is read, and written with an SAE more
+
+
 class Results:
     """A folder of results, which need not exist yet."""
 
@@ -116,26 +120,41 @@ class Results:
         """Write an SAE with its metrics, beside those of the same run that the metrics file already holds.
 
         `about` is of the cell's rows, `made` the SAE's provenance. A metrics file that cannot be read, or is of another
-        run, is replaced: the caller has found that before, and trains all of its SAEs again.
+        run, is replaced: the caller has found that before, and trains all of its SAEs again. Several threads of a
+        process may add SAEs at once.
         """
         path = metrics_path(self.folder, key.cell, key.latent_dim)
-        there = self._of_run(key, run)
-        by_k = dict(there.by_k) if there else {}
-        unkept = set(there.without_checkpoint) if there else set()
-        made_by_k = dict(there.provenance) if there else {}
-        if there is None:
-            path.unlink(missing_ok=True)  # its checkpoints will not be its own
+        with WRITING:
+            if self._of_run(key, run) is None:
+                path.unlink(missing_ok=True)  # its checkpoints will not be its own
         where = {"position": key.cell.position, "layer": key.cell.layer}
         sae.config |= where | run.record() | {"provenance": dict(made)}
         checkpoint = checkpoint_path(self.folder, key)
         if keep_checkpoint:
             sae.save(checkpoint)
-            unkept.discard(key.k)
         else:
             checkpoint.unlink(missing_ok=True)  # one of another run would be taken for this SAE's
+        with WRITING:
+            self._add_metrics(path, key, sae, run, where | dict(about), made, keep_checkpoint)
+
+    def _add_metrics(
+        self,
+        path: Path,
+        key: SaeKey,
+        sae: SparseAutoencoder,
+        run: Run,
+        about: Mapping[str, Any],
+        made: Mapping[str, Any],
+        has_checkpoint: bool,
+    ) -> None:
+        there = self._of_run(key, run)
+        by_k = dict(there.by_k) if there else {}
+        unkept = (set(there.without_checkpoint) if there else set()) - {key.k}
+        made_by_k = dict(there.provenance) if there else {}
+        if not has_checkpoint:
             unkept.add(key.k)
         by_k[key.k], made_by_k[key.k] = sae.metrics, dict(made)
-        metadata = {**where, **about}
+        metadata = dict(about)
         metadata |= agreed(made_by_k.values())
         if unkept:
             metadata["without_checkpoint"] = sorted(unkept)

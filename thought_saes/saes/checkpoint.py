@@ -93,12 +93,14 @@ def load_sae(path: Path | str, device: torch.device | str = "cpu") -> SparseAuto
     return sae.requires_grad_(False)
 
 
-def make_sae(input_dim: int, latent_dim: int, k: int, variant: str) -> SparseAutoencoder:
+def make_sae(
+    input_dim: int, latent_dim: int, k: int, variant: str, generator: torch.Generator | None = None
+) -> SparseAutoencoder:
     """An untrained SAE. Raises ValueError if there is no such variant, or no SAE of these sizes."""
     if variant not in VARIANTS:
         raise ValueError(f"there is no SAE variant '{variant}'; there are {', '.join(VARIANTS)}")
     return (
-        TopKSAE(input_dim, latent_dim, k)
+        TopKSAE(input_dim, latent_dim, k, generator=generator)
         if variant == PUBLISHED
-        else SparseAutoencoder(input_dim, latent_dim, k, variant)
+        else SparseAutoencoder(input_dim, latent_dim, k, variant, generator)
     )

@@ -27,7 +27,7 @@ class Entries(NamedTuple):
     def of_mask(cls, latents: Tensor, selected: Tensor) -> "Entries":
         """What `selected` names of latents, both (n, latent_dim)."""
         rows, features = selected.nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=len(latents))
+        counts = selected.sum(dim=1)
         return cls(latents[rows, features], features, counts.cumsum(0) - counts, latents.shape[1], None)
 
     @property

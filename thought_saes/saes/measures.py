@@ -7,58 +7,28 @@ know of colours and directions follow from it.
 
 from __future__ import annotations  # torch is imported where it computes: who reads results need not wait for it
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from thought_saes.saes.measure import Batch, Figure, Measure, RowMoments
 from thought_saes.saes.moments import (
-    CHUNK_ROWS,
     Moments,
+    ReadSpread,
     chunks,
     explained_variance,
     fraction_of_variance_unexplained,
     ratio,
+    read_together,
+    rows_at_once,
+    with_float64,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from thought_saes.saes.entries import Entries
     from thought_saes.saes.sae import SparseAutoencoder
 
 BUSIEST = 10
-Better = Literal["high", "low"] | None
-
-
-class Batch(NamedTuple):
-    """A chunk of rows and what the SAE makes of it."""
-
-    rows: Tensor  # (n, input_dim)
-    entries: Entries
-    reconstruction: Tensor  # (n, input_dim)
-    validation: bool  # whether these are validation rows
-
-
-class Figure(NamedTuple):
-    """One number that a measure gives, and how it is to be read."""
-
-    name: str  # the key in the files
-    formula: str  # in words
-    unit: str
-    better: Better
-    published: bool  # whether the original's files hold it
-
-
-class Measure(ABC):
-    """Something counted or summed over rows. `update` takes a chunk, `compute` gives the numbers by name."""
-
-    figures: tuple[Figure, ...]
-
-    @abstractmethod
-    def update(self, batch: Batch) -> None: ...
-
-    @abstractmethod
-    def compute(self) -> dict[str, float | int]: ...
 
 
 class Reconstruction(Measure):
@@ -73,28 +43,39 @@ class Reconstruction(Measure):
         Figure("fvu_train", "fvu on the training rows", "share", "low", False),
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.moments = {validation: (Moments(), Moments()) for validation in (False, True)}
-        self.cosine, self.n_values = 0.0, 0
+    def __init__(self, rows: RowMoments | None = None) -> None:
+        self.rows = rows or RowMoments()
+        self.errors = {validation: Moments() for validation in (False, True)}
+        self.cosine: Tensor | float = 0.0
+        self.n_values = 0
 
     def update(self, batch: Batch) -> None:
-        original, error = self.moments[batch.validation]
-        original.add(batch.rows)
-        error.add(batch.rows - batch.reconstruction)
+        if not self.rows.whole:
+            self.rows.of[batch.validation].add(batch.rows)
+        self.errors[batch.validation].add(batch.rows - batch.reconstruction)
         if batch.validation:
             from torch.nn.functional import cosine_similarity
 
-            self.cosine += float(cosine_similarity(batch.rows, batch.reconstruction, dim=-1).sum())
+            cosines = cosine_similarity(batch.rows, batch.reconstruction, dim=-1).sum()
+            self.cosine = with_float64(cosines).double() + self.cosine
             self.n_values += batch.rows.numel()
 
-    def compute(self) -> dict[str, float | int]:
-        original, error = self.moments[True]
+    def totals(self) -> dict[str, Tensor | float]:
+        spreads: dict[str, Tensor | float] = {
+            f"rows {name}": moments.spread() for name, moments in self.rows.of.items()
+        }
+        spreads |= {f"error {name}": moments.spread() for name, moments in self.errors.items()}
+        return spreads | {"cosine": self.cosine}
+
+    def numbers(self, totals: Mapping[str, Tensor]) -> dict[str, float | int]:
+        train, original = (ReadSpread(totals[f"rows {name}"]) for name in (False, True))
+        train_error, error = (ReadSpread(totals[f"error {name}"]) for name in (False, True))
         return {
             "explained_variance": explained_variance(original, error),
             "reconstruction_loss": ratio(error.around_zero(), self.n_values),
-            "cosine_similarity": ratio(self.cosine, original.count),
+            "cosine_similarity": ratio(float(totals["cosine"]), self.rows.of[True].count),
             "fvu": fraction_of_variance_unexplained(original, error),
-            "fvu_train": fraction_of_variance_unexplained(*self.moments[False]),
+            "fvu_train": fraction_of_variance_unexplained(train, train_error),
         }
 
 
@@ -106,26 +87,35 @@ class Halves(Measure):
         Figure("fvu_report", "fvu on the other validation rows", "share", "low", False),
     )
 
-    def __init__(self) -> None:
-        self.moments = (Moments(), Moments()), (Moments(), Moments())
+    def __init__(self, rows: RowMoments | None = None) -> None:
+        self.rows = rows or RowMoments()
+        self.errors = Moments(), Moments()
         self.n_seen = 0
 
     def update(self, batch: Batch) -> None:
         if not batch.validation:
             return
-        for half, (original, error) in enumerate(self.moments):
+        for half, (original, error) in enumerate(zip(self.rows.halves, self.errors, strict=True)):
             rows = slice((half - self.n_seen) % 2, None, 2)
             if len(batch.rows[rows]):
-                original.add(batch.rows[rows])
+                if not self.rows.whole:
+                    original.add(batch.rows[rows])
                 error.add(batch.rows[rows] - batch.reconstruction[rows])
         self.n_seen += len(batch.rows)
 
-    def compute(self) -> dict[str, float | int]:
-        names = (figure.name for figure in self.figures)
-        return {
-            name: fraction_of_variance_unexplained(*moments) if moments[0].count else float("nan")
-            for name, moments in zip(names, self.moments, strict=True)
+    def totals(self) -> dict[str, Tensor | float]:
+        spreads: dict[str, Tensor | float] = {
+            f"rows {half}": moments.spread() for half, moments in enumerate(self.rows.halves)
         }
+        return spreads | {f"error {half}": moments.spread() for half, moments in enumerate(self.errors)}
+
+    def numbers(self, totals: Mapping[str, Tensor]) -> dict[str, float | int]:
+        found: dict[str, float | int] = {}
+        for half, figure in enumerate(self.figures):
+            spreads = (ReadSpread(totals[f"{what} {half}"]) for what in ("rows", "error"))
+            there = self.errors[half].count
+            found[figure.name] = fraction_of_variance_unexplained(*spreads) if there else float("nan")
+        return found
 
 
 class Sparsity(Measure):
@@ -140,8 +130,9 @@ class Sparsity(Measure):
 
     def __init__(self) -> None:
         self.l0 = Moments()
-        self.magnitude = self.largest = 0.0
-        self.n_active = 0
+        self.n_active: Tensor | float = 0
+        self.magnitude: Tensor | float = 0.0
+        self.largest: Tensor | float = 0.0
 
     def update(self, batch: Batch) -> None:
         if not batch.validation:
@@ -149,17 +140,22 @@ class Sparsity(Measure):
         magnitudes = batch.entries.acts.abs()
         per_row = batch.entries.row_sums(magnitudes != 0)
         self.l0.add(per_row[:, None].float())
-        self.n_active += int(per_row.sum())
-        self.magnitude += float(batch.entries.row_sums(magnitudes).cpu().double().sum())
+        self.n_active = per_row.sum() + self.n_active
+        self.magnitude = with_float64(batch.entries.row_sums(magnitudes)).double().sum() + self.magnitude
         if len(magnitudes):
-            self.largest = max(self.largest, float(magnitudes.max()))
+            self.largest = magnitudes.max().fmax(magnitudes.new_zeros(()) + self.largest)
 
-    def compute(self) -> dict[str, float | int]:
+    def totals(self) -> dict[str, Tensor | float]:
+        of_l0: dict[str, Tensor | float] = {"l0": self.l0.mean, "l0 spread": self.l0.spread()}
+        return of_l0 | {"active": self.n_active, "magnitude": self.magnitude, "largest": self.largest}
+
+    def numbers(self, totals: Mapping[str, Tensor]) -> dict[str, float | int]:
+        spread = ReadSpread(totals["l0 spread"])
         return {
-            "l0_mean": float(self.l0.mean),
-            "l0_std": ratio(self.l0.around_column_means(), self.l0.count - 1) ** 0.5,
-            "mean_activation": ratio(self.magnitude, self.n_active),
-            "max_activation": self.largest,
+            "l0_mean": float(totals["l0"]),
+            "l0_std": ratio(spread.around_column_means(), self.l0.count - 1) ** 0.5,
+            "mean_activation": ratio(float(totals["magnitude"]), float(totals["active"])),
+            "max_activation": float(totals["largest"]),
         }
 
 
@@ -178,17 +174,24 @@ class MedianActivation(Measure):
         import torch
 
         if batch.validation:
-            bits = batch.entries.acts.abs().cpu().view(torch.int32)
-            self.bits.append(bits[bits != 0])
+            self.bits.append(batch.entries.acts.abs().view(torch.int32))
 
-    def compute(self) -> dict[str, float | int]:
+    def totals(self) -> dict[str, Tensor | float]:
         import torch
 
         bits = torch.cat(self.bits) if self.bits else torch.empty(0, dtype=torch.int32)
         if not len(bits):
-            return {"median_activation": float("nan")}
-        middle = bits.kthvalue((len(bits) - 1) // 2 + 1).values
-        return {"median_activation": float(middle.view(torch.float32))}
+            return {"active": 0, "median": 0.0}
+        n_active = (bits != 0).sum()
+        middle = (len(bits) - n_active + (n_active - 1).clamp(min=0) // 2).clamp(max=len(bits) - 1)  # zeros come first
+        if bits.device.type == "cpu":
+            median = bits.kthvalue(int(middle) + 1).values  # of a part of the order: no need to sort all
+        else:
+            median = bits.sort().values.index_select(0, middle[None])[0]
+        return {"active": n_active, "median": median.view(torch.float32)}
+
+    def numbers(self, totals: Mapping[str, Tensor]) -> dict[str, float | int]:
+        return {"median_activation": float(totals["median"]) if totals["active"] else float("nan")}
 
 
 class Firings(Measure):
@@ -212,21 +215,23 @@ class Firings(Measure):
         import torch
 
         entries = batch.entries
-        fired = torch.bincount(entries.features[entries.acts != 0], minlength=self.latent_dim)
-        self.firings[batch.validation] = self.firings[batch.validation] + fired
+        fired = torch.zeros(self.latent_dim, dtype=torch.int64, device=entries.acts.device)
+        fired.scatter_add_(0, entries.features, (entries.acts != 0).long())
+        self.firings[batch.validation] = fired + self.firings[batch.validation]
         self.n_rows += entries.n_rows
 
-    def compute(self) -> dict[str, float | int]:
-        import torch
+    def totals(self) -> dict[str, Tensor | float]:
+        return {str(validation): firings for validation, firings in self.firings.items()}
 
-        firings = torch.as_tensor(self.firings[False] + self.firings[True])
+    def numbers(self, totals: Mapping[str, Tensor]) -> dict[str, float | int]:
+        firings = (totals["False"] + totals["True"]).long()
         firing = firings[firings > 0]
         rates = firing.float() / self.n_rows
         return {
             "feature_death_rate": 1 - len(firing) / self.latent_dim,
             "num_dead_features": self.latent_dim - len(firing),
             "num_active_features": len(firing),
-            "num_active_features_validation": int((torch.as_tensor(self.firings[True]) > 0).sum()),
+            "num_active_features_validation": int((totals["True"] > 0).sum()),
             "busiest_10_share": ratio(
                 float(firings.sort(descending=True).values[:BUSIEST].sum()), float(firings.sum())
             ),
@@ -235,13 +240,13 @@ class Firings(Measure):
         }
 
 
-# What makes each measure, for an SAE of this latent_dim.
-MEASURES: tuple[tuple[type[Measure], Callable[[int], Measure]], ...] = (
-    (Reconstruction, lambda latent_dim: Reconstruction()),
-    (Halves, lambda latent_dim: Halves()),
-    (Sparsity, lambda latent_dim: Sparsity()),
-    (MedianActivation, lambda latent_dim: MedianActivation()),
-    (Firings, Firings),
+# What makes each measure, for an SAE of this latent_dim on rows whose moments are kept.
+MEASURES: tuple[tuple[type[Measure], Callable[[int, RowMoments], Measure]], ...] = (
+    (Reconstruction, lambda latent_dim, rows: Reconstruction(rows)),
+    (Halves, lambda latent_dim, rows: Halves(rows)),
+    (Sparsity, lambda latent_dim, rows: Sparsity()),
+    (MedianActivation, lambda latent_dim, rows: MedianActivation()),
+    (Firings, lambda latent_dim, rows: Firings(latent_dim)),
 )
 COSTS = (
     Figure("train_time_sec", "seconds of one SAE; in a stack, its share", "s", "low", True),
@@ -256,7 +261,7 @@ def measure(
     sae: SparseAutoencoder,
     sets: Sequence[tuple[Tensor, bool]],
     measures: Sequence[Measure],
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int | None = None,
 ) -> None:
     """Show every measure the rows (n, input_dim) of each set, in chunks; True marks validation rows."""
     import torch
@@ -266,7 +271,7 @@ def measure(
     with torch.inference_mode(), float32_products("ieee"):
         directions = sae.decoder.weight.T.contiguous()  # (latent_dim, input_dim)
         for x, validation in sets:
-            for chunk in chunks(x, chunk_rows):
+            for chunk in chunks(x, chunk_rows or rows_at_once(x)):
                 entries = sae.entries(chunk)
                 batch = Batch(chunk, entries, entries.reconstruct(directions, sae.decoder.bias), validation)
                 for one in measures:
@@ -274,10 +279,23 @@ def measure(
 
 
 def evaluate(
-    sae: SparseAutoencoder, x_train: Tensor, x_validation: Tensor, chunk_rows: int = CHUNK_ROWS
+    sae: SparseAutoencoder,
+    x_train: Tensor,
+    x_validation: Tensor,
+    chunk_rows: int | None = None,
+    rows: RowMoments | None = None,
 ) -> dict[str, Any]:
-    """Every metric of one SAE under its name in the files."""
-    measures = [make(sae.latent_dim) for _, make in MEASURES]
+    """Every metric of one SAE under its name in the files.
+
+    SAEs of the same rows, cut into the same chunks, may share `rows`. The host reads the device once, and once more
+    for each chunk on which the number of entries is not known beforehand.
+    """
+    rows = rows or RowMoments()
+    measures = [make(sae.latent_dim, rows) for _, make in MEASURES]
     measure(sae, [(x_train, False), (x_validation, True)], measures, chunk_rows)
-    found = {name: value for one in measures for name, value in one.compute().items()}
+    rows.whole = True
+    totals = read_together([one.totals() for one in measures])
+    found = {
+        name: value for one, read in zip(measures, totals, strict=True) for name, value in one.numbers(read).items()
+    }
     return {figure.name: found[figure.name] for figure in FIGURES if figure.name in found}

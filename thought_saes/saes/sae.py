@@ -24,6 +24,17 @@ def n_weights(input_dim: int, latent_dim: int) -> int:
     return 2 * input_dim * latent_dim + input_dim + latent_dim
 
 
+def linear(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
+    """An `nn.Linear` with its own start, drawn from `generator`: threads that start SAEs disturb each other's not."""
+    layer = nn.Linear.__new__(nn.Linear)  # its __init__ would draw as well
+    nn.Module.__init__(layer)
+    layer.in_features, layer.out_features = n_in, n_out
+    layer.weight, layer.bias = nn.Parameter(torch.empty(n_out, n_in)), nn.Parameter(torch.empty(n_out))
+    nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+    nn.init.uniform_(layer.bias, -(n_in**-0.5), n_in**-0.5, generator=generator)
+    return layer
+
+
 class SparseAutoencoder(nn.Module):
     """An SAE of any variant.
 
@@ -31,14 +42,21 @@ class SparseAutoencoder(nn.Module):
     them there. `config` and `metrics` hold what a loaded checkpoint says of itself.
     """
 
-    def __init__(self, input_dim: int, latent_dim: int, k: int, variant: str = PUBLISHED) -> None:
-        """Raises ValueError if no SAE of this variant has these sizes."""
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int,
+        k: int,
+        variant: str = PUBLISHED,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Raises ValueError if no SAE of this variant has these sizes. `generator` draws the weights."""
         super().__init__()
         self.variant: Variant = VARIANTS[variant]
         self.variant.check(input_dim, latent_dim, k)
         self.input_dim, self.latent_dim, self.k = input_dim, latent_dim, k
-        self.encoder = nn.Linear(input_dim, latent_dim)
-        self.decoder = nn.Linear(latent_dim, input_dim)
+        self.encoder = linear(input_dim, latent_dim, generator)
+        self.decoder = linear(latent_dim, input_dim, generator)
         with torch.no_grad():
             self.decoder.weight /= self.decoder.weight.norm(dim=0)
         for name, start in self.variant.extras(latent_dim).items():
@@ -79,9 +97,9 @@ class TopKSAE(SparseAutoencoder):
     The field calls this rule AbsTopK (arXiv 2510.00404); plain TopK (arXiv 2406.04093) has a ReLU.
     """
 
-    def __init__(self, input_dim: int, latent_dim: int, k: int) -> None:
-        """Raises ValueError unless 1 <= k <= latent_dim and input_dim >= 1."""
-        super().__init__(input_dim, latent_dim, k, PUBLISHED)
+    def __init__(self, input_dim: int, latent_dim: int, k: int, *, generator: torch.Generator | None = None) -> None:
+        """Raises ValueError unless 1 <= k <= latent_dim and input_dim >= 1. `generator` draws the weights."""
+        super().__init__(input_dim, latent_dim, k, PUBLISHED, generator)
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Self:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import DamagedFile
+from thought_saes.common.helpers import helpers, made_ahead
 from thought_saes.results.names import SLICE_LATENT_DIM, SaeKey
 from thought_saes.results.provenance import provenance
 from thought_saes.results.recipe import Run
@@ -62,13 +64,14 @@ def baselines_of(
     keys = (SaeKey(cell, latent_dim, k) for latent_dim in latent_dims for k in config.k_values)
     prepared = Prepared(x_train, config.settings)
 
-    def untrained_sae(key: SaeKey) -> SparseAutoencoder:
-        sae = prepared.start(key, config.seed).to(device)
-        prepared.finish(sae)
-        return sae
+    def untrained() -> Iterator[SparseAutoencoder]:
+        for sae in made_ahead(pool, partial(prepared.start, seed=config.seed), keys, ahead):
+            prepared.finish(sae.to(device))
+            yield sae
 
-    untrained = map(untrained_sae, keys)
-    return measure_baselines(x_train, x_validation, config.k_values, untrained)
+    with helpers(device) as pool:
+        ahead = 0 if device.type == "cpu" else torch.get_num_threads()
+        return measure_baselines(x_train, x_validation, config.k_values, untrained(), pool)
 
 
 def gaussian_control(

@@ -11,12 +11,13 @@ from torch import Tensor
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError, one_line
+from thought_saes.common.helpers import helpers
 from thought_saes.common.machine import float32_products
 from thought_saes.results.names import SaeKey
 from thought_saes.results.provenance import provenance
 from thought_saes.results.recipe import PUBLISHED, Recipe
 from thought_saes.results.store import Results
-from thought_saes.saes.measures import evaluate
+from thought_saes.saes.measures import RowMoments, evaluate
 from thought_saes.saes.moments import CHUNK_ROWS, chunks
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variant import extras_of, set_extras
@@ -174,14 +175,16 @@ def train_parts(
     results, about = Results(config.results), about_rows(cache) | {"epochs": config.epochs}
     x = torch.empty_like(x_train) if config.centre else x_train
     prepared = [Prepared(rows, config.settings, into) for rows, into in zip(x_train, x, strict=True)]
+    moments = [RowMoments() for _ in parts]
 
     def orders(cell: int) -> Iterator[np.ndarray]:
         return epoch_orders(x_train.shape[1], config.epochs, config.seed, parts[cell].cell)
 
     def train_stack_of(stack: Sequence[tuple[int, SaeKey]]) -> list[str]:
+        """Starts are made, and files written, by helpers."""
         cells = [cell for cell, _ in stack]
-        saes = [prepared[cell].start(key, config.seed) for cell, key in stack]
-        failures = []
+        saes = list(pool.map(lambda member: prepared[member[0]].start(member[1], config.seed), stack))
+        failures, writing = [], []
         for (cell, key), sae, trained in zip(
             stack, saes, train_saes(saes, cells, x, orders, config, backend, on_epochs), strict=True
         ):
@@ -190,13 +193,16 @@ def train_parts(
                 continue
             prepared[cell].finish(sae)
             costs = {"train_time_sec": trained.seconds, "epochs": config.epochs}
-            sae.metrics = evaluate(sae, x_train[cell], x_validation[cell]) | costs
+            sae.metrics = evaluate(sae, x_train[cell], x_validation[cell], rows=moments[cell]) | costs
             made = provenance(trained.backend, str(device))
             run = config.run(parts[cell].fingerprint)
-            results.add(key, sae, run, about, made, keep_checkpoint=not config.no_checkpoints)
+            writing.append(pool.submit(results.add, key, sae, run, about, made, not config.no_checkpoints))
+        for written in writing:
+            written.result()
         return failures
 
     stack = [(cell, key) for cell, part in enumerate(parts) for key in part.keys]
-    if backend == "fused":  # trains one by one: so no more than one is in memory
-        return [failure for member in stack for failure in train_stack_of([member])]
-    return train_stack_of(stack) if stack else []
+    with helpers(device) as pool:
+        if backend == "fused":  # trains one by one: so no more than one is in memory
+            return [failure for member in stack for failure in train_stack_of([member])]
+        return train_stack_of(stack) if stack else []

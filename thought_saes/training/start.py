@@ -15,7 +15,7 @@ from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
 from thought_saes.results.recipe import Recipe
 from thought_saes.saes.checkpoint import make_sae
-from thought_saes.saes.moments import CHUNK_ROWS, chunks
+from thought_saes.saes.moments import second_moments
 from thought_saes.saes.names import PUBLISHED
 from thought_saes.saes.sae import SparseAutoencoder
 
@@ -28,9 +28,7 @@ LEAST_NORM = 1e-6  # of the longest: a shorter row is nothing but rounding, and 
 def seeded_sae(input_dim: int, key: SaeKey, seed: int, variant: str = PUBLISHED) -> SparseAutoencoder:
     """An untrained SAE whose weights depend on nothing but the arguments."""
     state = np.random.SeedSequence([seed, *key.values]).generate_state(1, np.uint64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(state[0]))
-        return make_sae(input_dim, key.latent_dim, key.k, variant)
+    return make_sae(input_dim, key.latent_dim, key.k, variant, torch.Generator().manual_seed(int(state[0])))
 
 
 class Spectrum(NamedTuple):
@@ -42,11 +40,7 @@ class Spectrum(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> "Spectrum":
         """Of rows x (n, input_dim) whose mean is zero."""
-        total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-        for chunk in chunks(x, CHUNK_ROWS):
-            rows = chunk.cpu().double()
-            total += rows.T @ rows
-        eigenvalues, eigenvectors = torch.linalg.eigh(total / max(1, len(x)))
+        eigenvalues, eigenvectors = torch.linalg.eigh(second_moments(x) / max(1, len(x)))
         return cls(eigenvalues.flip(0).clamp(min=0), eigenvectors.flip(1))
 
 
