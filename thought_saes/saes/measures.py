@@ -233,7 +233,7 @@ class Firings(Measure):
             "num_active_features": len(firing),
             "num_active_features_validation": int((totals["True"] > 0).sum()),
             "busiest_10_share": ratio(
-                float(firings.sort(descending=True).values[:BUSIEST].sum()), float(firings.sum())
+                float(firings.topk(min(BUSIEST, len(firings))).values.sum()), float(firings.sum())
             ),
             "firing_rate_mean": float(rates.mean()),
             "firing_rate_median": float(rates.median()) if len(rates) else float("nan"),
