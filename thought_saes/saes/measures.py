@@ -226,15 +226,13 @@ class Firings(Measure):
     def numbers(self, totals: Mapping[str, Tensor]) -> dict[str, float | int]:
         firings = (totals["False"] + totals["True"]).long()
         firing = firings[firings > 0]
-        rates = firing.float() / self.n_rows
+        rates, busiest = firing.float() / self.n_rows, firings.topk(min(BUSIEST, len(firings))).values
         return {
             "feature_death_rate": 1 - len(firing) / self.latent_dim,
             "num_dead_features": self.latent_dim - len(firing),
             "num_active_features": len(firing),
             "num_active_features_validation": int((totals["True"] > 0).sum()),
-            "busiest_10_share": ratio(
-                float(firings.topk(min(BUSIEST, len(firings))).values.sum()), float(firings.sum())
-            ),
+            "busiest_10_share": ratio(float(busiest.sum()), float(firings.sum())),
             "firing_rate_mean": float(rates.mean()),
             "firing_rate_median": float(rates.median()) if len(rates) else float("nan"),
         }
@@ -295,7 +293,7 @@ def evaluate(
     measure(sae, [(x_train, False), (x_validation, True)], measures, chunk_rows)
     rows.whole = True
     totals = read_together([one.totals() for one in measures])
-    found = {
-        name: value for one, read in zip(measures, totals, strict=True) for name, value in one.numbers(read).items()
-    }
+    found: dict[str, float | int] = {}
+    for one, read in zip(measures, totals, strict=True):
+        found |= one.numbers(read)
     return {figure.name: found[figure.name] for figure in FIGURES if figure.name in found}
