@@ -15,7 +15,7 @@ demo: .venv/installed
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python edit_features.py --model demo/model --dataset $(RUN)/test.jsonl --latent-dim 256 --k 5 --layers 1 \
 		--positions 3 --steps 3 --activations $(RUN)/activations --results $(RUN)/results
-	.venv/bin/python interpret_features.py --model demo/model --latent-dim 256 --all-configurations \
+	.venv/bin/python interpret_features.py --model demo/model --latent-dim 256 --k 5 --all-configurations \
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
