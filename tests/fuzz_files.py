@@ -2,7 +2,8 @@
 
     python -m tests.fuzz_files --minutes 5 [--seed 0] [--model demo/model --questions demo/run/problems.jsonl]
 
-Each round copies a tiny run (activations and results; with --model also the model's folder and its questions), edits
+Each round copies a tiny run (activations and results with what the evaluations and interpret_features.py write beside
+them; with --model also the model's folder and its questions), edits
 one file of it, and runs a command in this process. A command may succeed, or end with exit code 2 and one line that
 begins with "error:". Anything else is a finding: an exception, another exit code, or a success that the next command
 contradicts (training that succeeds leaves results that can be analysed). A finding is printed with the number of its
@@ -32,13 +33,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from tests.helpers.evaluations import edits, error_prediction, substitution
 from tests.helpers.results import correlated_rows
 from thought_saes.activations.writer import CacheWriter
 from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
 from thought_saes.common.flags import check_at_least, check_positive, option, parse_config
 
-N_ROWS, INPUT_DIM = 40, 6
+N_ROWS, INPUT_DIM = 120, 6
+EDITED = (".json", ".jsonl", ".npy", ".pt", ".safetensors", ".parquet")
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, -16, 3.7, 10**25, -(10**25), 2**63, 1e308, float("inf"), float("-inf"), float("nan")),
     *("", "x", "\0", "5", "-5", "é", "../../x", "9" * 5000, [], {}, [[]], [None], {"": None}, {"x": {"x": []}}),
@@ -96,19 +99,48 @@ COMMANDS: dict[str, Callable[[Path], Ended]] = {
     "forecast": lambda folder: call("train_grid", *train_words(folder), "--dry-run"),
     "analyse": lambda folder: call("analyze_all_layers", "--results", folder / "results", "--allow-partial"),
     "draw": lambda folder: call("visualize_all_layers", "--results", folder / "results", "--allow-partial"),
+    "interpret": lambda folder: call(
+        "interpret_features",
+        *("--activations", folder / "activations", "--results", folder / "results", "--positions", 1),
+        *("--latent-dim", 12, "--k", 3, "--concept-column", "colour", "--workers", 1),
+    ),
+    "transfer": lambda folder: call(
+        "evaluate_transfer", "--activations", folder / "activations", "--results", folder / "results", "--threads", 1
+    ),
+    "export": lambda folder: call(
+        "export_saes", "--format", "saelens", "--results", folder / "results", "--output", folder / "exported"
+    ),
     "extract": lambda folder: call(
         "extract_activations",
         *("--model", folder / "model", "--dataset", folder / "questions.jsonl", "--positions", "0-1"),
         *("--activations", folder / "extracted", "--device", "cpu", "--threads", 1),
     ),
 }
-READERS = {"activations": ("train", "forecast"), "results": ("analyse", "train", "forecast", "analyse", "draw")}
+READERS = {
+    "activations": ("train", "forecast", "interpret", "transfer"),
+    "results": ("analyse", "train", "forecast", "analyse", "draw", "interpret", "transfer", "export"),
+}
+# By the part of their path: read by these alone.
+ONLY = {
+    "examples.jsonl": ("interpret",),
+    "concept_scores.json": ("analyse", "interpret", "analyse", "draw"),
+    "substitution.json": ("analyse", "analyse", "analyse", "draw"),
+    "edits.json": ("analyse", "analyse", "analyse", "draw"),
+    "error_prediction.json": ("analyse", "analyse", "analyse", "draw"),
+    "transfer.json": ("analyse",),
+    ".parquet": ("interpret",),
+    ".pt": ("interpret", "transfer", "export", "train"),
+}
 
 
 def make_run(folder: Path, model: Path | None = None, questions: Path | None = None) -> None:
     """A run to damage. Raises InputError if the project cannot make it."""
     (folder / "activations").mkdir()
-    examples = [{"id": row, "question": f"{row}?", "answer": None} for row in range(N_ROWS)]
+    examples = [
+        {"id": row, "question": f"{row}?", "answer": f"<<{row % 2}+1={row % 2 + 1}>> #### {row % 2 + 1}"}
+        | {"colour": ("red", "blue")[row % 2], "operations": ["+"], "start": row % 3}
+        for row in range(N_ROWS)
+    ]
     writer = CacheWriter(
         folder / "activations",
         layers=[0],
@@ -122,7 +154,7 @@ def make_run(folder: Path, model: Path | None = None, questions: Path | None = N
     rows = [correlated_rows(N_ROWS, INPUT_DIM, seed) for seed in (0, 1)]
     writer.write(range(N_ROWS), np.stack(rows, axis=1)[:, :, None])
     writer.commit(N_ROWS)
-    commands = ["train", "analyse"]
+    commands = ["train", "analyse", "interpret", "transfer"]
     if model and questions:
         shutil.copytree(model, folder / "model")
         with open(questions) as lines:
@@ -134,6 +166,8 @@ def make_run(folder: Path, model: Path | None = None, questions: Path | None = N
             raise InputError(
                 f"the run to damage cannot be made: {command} ended with {ended.code} ({ended.err[-300:]})"
             )
+    for make in (substitution, edits, error_prediction):
+        (folder / "results" / f"{make.__name__}.json").write_text(json.dumps(make()))
     # A plan and a record of the run, which train_all_layers_positions.py writes.
     plan = {"layer": [0], "position": [1], "latent_dim": [8, 12], "k": [2, 3], "model": "m", "dataset": "d"}
     (folder / "results" / "grid_plan.json").write_text(json.dumps(plan))
@@ -244,11 +278,12 @@ def fuzz_round(base: Path, work: Path, seed: int, number: int) -> tuple[str, str
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(base, work)
     files = sorted(path for path in work.rglob("*") if path.is_file() and path.name[0] != ".")
-    files = [path for path in files if path.suffix in (".json", ".jsonl", ".npy", ".pt", ".safetensors")]
+    files = [path for path in files if path.suffix in EDITED]
     path = chance.choice(files)
     what = edit(chance, path)
     part = path.relative_to(work).parts[0]
-    command = chance.choice(READERS.get(part, ("extract",)))
+    only = [commands for name, commands in ONLY.items() if part in READERS and path.name.endswith(name)]
+    command = chance.choice(only[0] if only else READERS.get(part, ("extract",)))
     ended = COMMANDS[command](work)
     problem = problem_of(command, ended, work)
     kind = f"{part} {path.suffix or path.name}, {command}: exit {ended.code}"
