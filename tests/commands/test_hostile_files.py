@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 import analyze_all_layers
+import interpret_features
 import train_grid
 from tests.fuzz_files import call, make_run, train_words
 from tests.helpers.json_damage import DAMAGE
 
+EVALUATIONS = [
+    *("results/substitution.json", "results/edits.json", "results/error_prediction.json", "results/transfer.json"),
+    *("results/features/concept_scores.json",),
+]
 FILES = [
     "activations/metadata.json",
     "activations/split.json",
@@ -20,7 +25,8 @@ FILES = [
     "results/grid_plan.json",
     "results/last_run.json",
 ]
-MOST = 4  # edits of one class and file that go through the command line; tests/results checks all against the models
+LINES = "activations/examples.jsonl"
+MOST = 3  # edits of one class and file that go through the command line; tests/results checks all against the models
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +37,31 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(name: str) -> Callable[[Path], tuple[str, tuple[object, ...]]]:
+    if name == LINES:
+        words = ("--positions", 1, "--latent-dim", 12, "--k", 3, "--workers", 1)
+        return lambda folder: (
+            interpret_features.__name__,
+            ("--activations", folder / "activations", "--results", folder / "results", *words),
+        )
     if name.startswith("activations"):
         return lambda folder: (train_grid.__name__, (*train_words(folder), "--dry-run"))
     return lambda folder: (analyze_all_layers.__name__, ("--results", folder / "results", "--dry-run"))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *EVALUATIONS, LINES])
 def test_a_damaged_file_is_one_line_or_harmless(name: str, damage: str, whole_run: Path, tmp_path: Path) -> None:
     shutil.copytree(whole_run, tmp_path / "run")
+    for other in {*EVALUATIONS} - {name}:
+        (tmp_path / "run" / other).unlink()
     path = tmp_path / "run" / name
-    edits = list(DAMAGE[damage](path.read_text()))
+    whole = path.read_text()
+    first, rest = whole.split("\n", 1) if name == LINES else (whole, "")
+    edits = list(DAMAGE[damage](first))
     refused = 0
-    for content in edits[:: max(1, len(edits) // MOST)]:
-        path.write_text(content)
+    most = 1 if name in EVALUATIONS else MOST  # of those tests/results checks all, and an analysis takes a second
+    for content in edits[:: max(1, len(edits) // most)][:most]:
+        path.write_text(f"{content}\n{rest}" if name == LINES else content)
         script, words = command(name)(tmp_path / "run")
         ended = call(script, *words)
         assert ended.code in (0, 2), ended.err
@@ -71,7 +88,7 @@ def test_rows_that_a_split_leaves_out_are_said(whole_run: Path, tmp_path: Path) 
     path.write_text(json.dumps(split | {"train": split["train"][:-3]}))
     ended = call("train_grid", *train_words(tmp_path / "run"), "--dry-run")
     assert ended.code == 2  # its SAEs are of other rows than those that are there
-    assert "split.json leaves 3 of 40 rows out of both sets" in ended.out
+    assert "split.json leaves 3 of 120 rows out of both sets" in ended.out
 
 
 def test_a_plan_emptied_by_a_power_cut_is_refused_with_the_way_out(whole_run: Path, tmp_path: Path) -> None:
