@@ -25,8 +25,10 @@ def lean(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) 
         return table(headers, rows, words)
     same = [place for place in range(words, len(headers)) if len({row[place] for row in rows}) == 1]
     kept = [place for place in range(len(headers)) if place not in same]
-    text = table([headers[place] for place in kept], [[row[place] for place in kept] for row in rows], words)
     said = [f"{headers[place]} {rows[0][place]}" for place in same if rows[0][place] != "-"]
+    if len(kept) == words and said:  # nothing is left to tabulate
+        return f"The same for every {headers[0]}: {', '.join(said)}."
+    text = table([headers[place] for place in kept], [[row[place] for place in kept] for row in rows], words)
     if said:
         text += f"\n\nThe same in every row: {', '.join(said)}."
     return text
