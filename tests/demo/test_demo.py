@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from demo.losses import codi_losses
 from demo.measure_demo_model import (
     MeasureConfig,
     last_number,
@@ -23,7 +24,7 @@ from demo.measure_demo_model import (
     swap_partners,
 )
 from demo.problems import MAX_STEPS, OTHER_PHRASES, PHRASES, PHRASINGS, SPLITS, make_problem, problems, split_of, words
-from demo.train_demo_model import Curriculum, DemoConfig, Training, codi_losses, learning_rate_factor
+from demo.train_demo_model import Curriculum, DemoConfig, Training, learning_rate_factor
 from tests.helpers.edits import edits_content
 from tests.helpers.paths import ROOT
 from thought_saes.common.errors import InputError
