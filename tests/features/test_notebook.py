@@ -24,7 +24,7 @@ def test_the_notebook_finds_the_feature_of_a_concept_and_plots_it(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     paths = notebook.cells[1]
-    assert paths.source.count("\n") == 3
+    assert paths.source.count("activations, results =") == 1
     paths.source = (
         f"from pathlib import Path\nactivations, results = Path({str(activations)!r}), Path({str(results)!r})\n"
         'concept = "colour = red"'
