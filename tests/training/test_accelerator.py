@@ -103,6 +103,7 @@ def test_a_training_on_an_accelerator_writes_the_files_of_one_on_the_cpu_and_nev
     watched = watch(config_of(rows, tmp_path / "there", variant=variant, recipe=recipe), device)
     assert len(watched.epochs) == 3
     assert len(watched.evaluations) == len(CELLS) * len(K_VALUES)
+    assert variant != "abstopk" or {evaluation["reads"] for evaluation in watched.evaluations} == {1}
     watched.check(MOST_LAUNCHES if variant.endswith("topk") else MOST_LAUNCHES_OF_MORE_TERMS)
     run_jobs(config_of(rows, tmp_path / "here", variant=variant, recipe=recipe), torch.device("cpu"))
     for path in tmp_path.glob("*/*.json"):

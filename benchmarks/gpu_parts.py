@@ -1,0 +1,361 @@
+"""What `gpu_check.py` measures on a GPU, part by part. Each part is a function of the sizes and gives its report."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cases import synthetic_rows
+from benchmarks.textbook import textbook_step
+from thought_saes.activations.cell import Cell, cell_path
+from thought_saes.common.command_line import package_versions
+from thought_saes.common.machine import float32_products, peak_bytes
+from thought_saes.results.names import SaeKey
+from thought_saes.saes.measures import evaluate
+from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.training.freezing import LiveEpochs
+from thought_saes.training.fused.selection import Selection
+from thought_saes.training.stack import (
+    EpochRunner,
+    bytes_of_a_cell,
+    make_stack,
+    train_epoch,
+    train_stack,
+    trained_tensors,
+)
+from thought_saes.training.start import epoch_orders, seeded_sae
+
+CELLS_OF_THE_GRID = 96
+LR = 1e-3
+MOST_CHANGE = 1e-2  # of weights after a few steps, against the CPU's: of how far they came
+MOST_FVU_CHANGE = 0.03
+MOST_METRIC_CHANGE = 1e-5
+KERNELS_TOLD = 12
+ROOT = Path(__file__).parent.parent
+
+
+class Sizes(NamedTuple):
+    """How large everything is."""
+
+    device: str
+    n_rows: int  # of a cell: training and validation
+    input_dim: int
+    latent_dims: tuple[int, ...]
+    k_values: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    textbook_epochs: int
+    cells_of_a_stack: int
+    cells_of_the_script: int
+    layers: int  # of the language model
+    heads: int
+    vocabulary: int
+    question_batches: tuple[int, ...]
+    repeats: int
+    workers: tuple[int, ...]
+
+
+PUBLISHED = Sizes(
+    *("cuda", 7473, 2048, (512, 1024, 2048), (5, 10, 20, 100), 256, 25, 2, 8, 24),
+    *(16, 32, 128_256, (16, 64), 20, (1, 3)),
+)
+REHEARSED = Sizes("cpu", 120, 32, (32, 48), (2, 4), 32, 3, 1, 2, 1, 2, 4, 64, (2, 3), 1, (1,))
+
+
+class Report(NamedTuple):
+    """What a part found."""
+
+    figures: dict[str, Any]
+    checks: dict[str, bool]
+
+
+def wait_for(sizes: Sizes) -> None:
+    if sizes.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], object], sizes: Sizes) -> float:
+    """Of one call, after a first one that is not counted."""
+    work()
+    wait_for(sizes)
+    started = time.perf_counter()
+    for _ in range(sizes.repeats):
+        work()
+    wait_for(sizes)
+    return (time.perf_counter() - started) / sizes.repeats
+
+
+def rows_of(sizes: Sizes, n_cells: int = 1) -> tuple[Tensor, Tensor]:
+    """Training and validation rows of each cell, (n_cells, n, input_dim), on the device."""
+    x = torch.from_numpy(synthetic_rows(sizes.n_rows, sizes.input_dim)).to(sizes.device)
+    cells = torch.stack([x.roll(cell, dims=1) for cell in range(n_cells)])
+    n_train = round(0.8 * sizes.n_rows)
+    return cells[:, :n_train], cells[:, n_train:]
+
+
+def saes_of(sizes: Sizes, latent_dim: int, n_cells: int = 1) -> tuple[list[SparseAutoencoder], list[int]]:
+    """Untrained SAEs of every k and cell, and the cell of each, by ascending k."""
+    members = [(k, cell) for k in sizes.k_values for cell in range(n_cells)]
+    saes = [seeded_sae(sizes.input_dim, SaeKey(Cell(0, cell), latent_dim, k), 0) for k, cell in members]
+    return saes, [cell for _, cell in members]
+
+
+def orders_of(sizes: Sizes, n_rows: int, epochs: int, n_cells: int = 1) -> Iterator[np.ndarray]:
+    return map(np.stack, zip(*(epoch_orders(n_rows, epochs, 0, Cell(0, cell)) for cell in range(n_cells)), strict=True))
+
+
+def machine(sizes: Sizes) -> Report:
+    """Versions, and what the device reaches at copying and at the products of our shapes."""
+    figures: dict[str, Any] = package_versions("torch", "numpy", "transformers")
+    if sizes.device == "cuda":
+        figures |= {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    n_values = 1 << (28 if sizes.device == "cuda" else 16)
+    source, target = (torch.zeros(n_values, device=sizes.device) for _ in range(2))
+    figures["copy GB/s"] = 8 * n_values / seconds_of(lambda: target.copy_(source), sizes) / 1e9
+    n_sae = len(sizes.k_values) * sizes.cells_of_a_stack
+    batch = torch.randn(n_sae, sizes.batch_size, sizes.input_dim, device=sizes.device)
+    for latent_dim in sizes.latent_dims:
+        W_enc = torch.randn(n_sae, sizes.input_dim, latent_dim, device=sizes.device)
+        operations = 2 * batch.numel() * latent_dim
+        for precision in ("ieee", "tf32"):
+            with float32_products(precision):
+                seconds = seconds_of(partial(torch.bmm, batch, W_enc), sizes)
+            figures[f"encoder product, {latent_dim} features, {precision}: TFLOP/s"] = operations / seconds / 1e12
+    return Report(figures, {})
+
+
+def agreement(sizes: Sizes) -> Report:
+    """The same SAEs on the device and on the CPU."""
+    latent_dim, n_steps = sizes.latent_dims[len(sizes.latent_dims) // 2], 5
+    there, validation_there = rows_of(sizes)
+    here, validation_here = there.cpu(), validation_there.cpu()
+    [order] = orders_of(sizes, there.shape[1], 1)
+    few = torch.from_numpy(order[:, : n_steps * sizes.batch_size])
+    stacks = []
+    for x in (here, there):
+        saes, cells = saes_of(sizes, latent_dim)
+        stack = make_stack(saes, cells, x.device)
+        begun = [weight.cpu().clone() for weight in stack.weights]
+        with float32_products("ieee"):
+            epoch = train_epoch(stack, x, few.expand(len(saes), -1).to(x.device), sizes.batch_size, LR, 0)
+        stacks.append(([weight.cpu() for weight in stack.weights], epoch.fired.cpu()))
+    (expected, fired_expected), (found, fired) = stacks
+    change = max(
+        float((ours - theirs).norm() / (theirs - before).norm())
+        for ours, theirs, before in zip(found, expected, begun, strict=True)
+    )
+    trained = []
+    for x in (here, there):
+        saes, cells = saes_of(sizes, latent_dim)
+        orders = orders_of(sizes, x.shape[1], sizes.epochs)
+        train_stack(saes, cells, x, orders, sizes.batch_size, LR, run_epoch=LiveEpochs())
+        trained.append([evaluate(sae, x[0], (validation_here if x is here else validation_there)[0]) for sae in saes])
+    fvu_change = max(abs(ours["fvu"] / theirs["fvu"] - 1) for theirs, ours in zip(*trained, strict=True))
+    again = evaluate(saes[0].cpu(), here[0], validation_here[0])
+    metric_change = max(
+        abs(again[name] - value) / max(abs(value), 1e-12)
+        for name, value in trained[1][0].items()
+        if isinstance(value, float) and value == value
+    )
+    figures = {"weights": change, "fvu": fvu_change, "metrics": metric_change, "a warm epoch waits": None}
+    checks = {
+        f"weights after {n_steps} steps within {MOST_CHANGE:g} of the way": change <= MOST_CHANGE,
+        "the same features fired": torch.equal(fired, fired_expected),
+        f"fvu within {MOST_FVU_CHANGE:.0%} after {sizes.epochs} epochs": fvu_change <= MOST_FVU_CHANGE,
+        f"metrics of one SAE within {MOST_METRIC_CHANGE:g}": metric_change <= MOST_METRIC_CHANGE,
+    }
+    if sizes.device == "cuda":
+        figures["a warm epoch waits"] = waits_in_a_warm_epoch(sizes, latent_dim)
+        checks["nothing waits in a warm epoch"] = figures["a warm epoch waits"] == ""
+    return Report(figures, checks)
+
+
+def waits_in_a_warm_epoch(sizes: Sizes, latent_dim: int) -> str:
+    """What CUDA says waits within the second epoch; empty if nothing does."""
+    x, _ = rows_of(sizes)
+    saes, cells = saes_of(sizes, latent_dim)
+    stack = make_stack(saes, cells, x.device)
+    order = torch.stack([torch.randperm(x.shape[1], device=x.device) for _ in saes])
+    train_epoch(stack, x, order, sizes.batch_size, LR, 0)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train_epoch(stack, x, order, sizes.batch_size, LR, 1)
+        said = [str(one.message) for one in caught if "synchroniz" in str(one.message)]
+        return "; ".join(said[1:])  # the first: the values of k, which come over at the beginning of an epoch
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def steps(sizes: Sizes) -> Report:
+    """Milliseconds a step, all features and live ones, the longest kernels, and memory against the estimate."""
+    figures: dict[str, Any] = {}
+    checks: dict[str, bool] = {}
+    n_cells = sizes.cells_of_a_stack
+    x, _ = rows_of(sizes, n_cells)
+    n_steps = sizes.epochs * -(-x.shape[1] // sizes.batch_size)
+    runners: tuple[tuple[str, Callable[[], EpochRunner]], ...] = (
+        ("all features", lambda: train_epoch),
+        ("live features", LiveEpochs),
+    )
+    longest_kernels(sizes, x)  # what is slow the first time, and is not counted
+    for latent_dim in sizes.latent_dims:
+        if sizes.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        for name, runner in runners:
+            saes, cells = saes_of(sizes, latent_dim, n_cells)
+            orders = orders_of(sizes, x.shape[1], sizes.epochs, n_cells)
+            wait_for(sizes)
+            started = time.perf_counter()
+            train_stack(saes, cells, x, orders, sizes.batch_size, LR, run_epoch=runner())
+            wait_for(sizes)
+            seconds = time.perf_counter() - started
+            figures[f"{latent_dim} features, {len(saes)} SAEs, {name}: ms a step"] = 1e3 * seconds / n_steps
+            del saes
+        estimate = n_cells * bytes_of_a_cell(
+            len(sizes.k_values), sizes.n_rows, sizes.input_dim, latent_dim, sizes.batch_size
+        )
+        figures[f"{latent_dim} features: MiB estimated"] = estimate / 2**20
+        if sizes.device == "cuda":
+            figures[f"{latent_dim} features: MiB at the peak"] = peak_bytes("cuda") / 2**20
+            checks[f"{latent_dim} features: the estimate of memory holds"] = peak_bytes("cuda") <= estimate
+    figures["the longest kernels"] = longest_kernels(sizes, x)
+    return Report(figures, checks)
+
+
+def longest_kernels(sizes: Sizes, x: Tensor) -> list[str]:
+    """Of an epoch at the largest latent_dim, those that take most of the device's time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    saes, cells = saes_of(sizes, sizes.latent_dims[-1], len(x))
+    stack = make_stack(saes, cells, x.device)
+    order = torch.stack([torch.randperm(x.shape[1], device=x.device) for _ in saes])
+    on_gpu = sizes.device == "cuda"
+    with (
+        float32_products("tf32"),
+        profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen,
+    ):
+        train_epoch(stack, x, order, sizes.batch_size, LR, 0)
+        wait_for(sizes)
+    spent = [
+        (one.self_device_time_total if on_gpu else one.self_cpu_time_total, one.count, one.key)
+        for one in seen.key_averages()
+    ]
+    return [
+        f"{time / 1e3:8.2f} ms in {count:4} of {key[:90]}" for time, count, key in sorted(spent)[::-1][:KERNELS_TOLD]
+    ]
+
+
+def train_by_the_textbook(sizes: Sizes, latent_dim: int) -> float:
+    """Seconds of the textbook loop for every k of one latent_dim, for a few epochs."""
+    x = rows_of(sizes)[0][0]
+    total = 0.0
+    for sae in saes_of(sizes, latent_dim)[0]:
+        weights = [tensor.detach().clone() for tensor in trained_tensors(sae.to(sizes.device))]
+        step = textbook_step(weights, Selection("abstopk", sae.k), LR)
+        step(x[: sizes.batch_size], LR)
+        wait_for(sizes)
+        started = time.perf_counter()
+        for order in epoch_orders(len(x), sizes.textbook_epochs, 0, Cell(0, 0)):
+            for rows in torch.from_numpy(order).to(x.device).split(sizes.batch_size):
+                step(x[rows], LR)
+        wait_for(sizes)
+        total += time.perf_counter() - started
+    return total
+
+
+def textbook(sizes: Sizes) -> Report:
+    """The textbook loop on one cell, alone and in the experiment's layout: a process for each latent_dim, at once."""
+    scale = sizes.epochs / sizes.textbook_epochs * CELLS_OF_THE_GRID
+    alone = sum(train_by_the_textbook(sizes, latent_dim) for latent_dim in sizes.latent_dims)
+    with multiprocessing.get_context("spawn").Pool(len(sizes.latent_dims)) as pool:
+        together = max(pool.starmap(train_by_the_textbook, [(sizes, latent_dim) for latent_dim in sizes.latent_dims]))
+    return Report(
+        {
+            f"{CELLS_OF_THE_GRID} cells, one process: s": alone * scale,
+            f"{CELLS_OF_THE_GRID} cells, {len(sizes.latent_dims)} processes: s": together * scale,
+        },
+        {},
+    )
+
+
+def script(sizes: Sizes) -> Report:
+    """`train_all_layers_positions.py` on synthetic cells, with one and with three workers; the grid's time from it."""
+    figures: dict[str, Any] = {}
+    checks: dict[str, bool] = {}
+    with TemporaryDirectory() as folder:
+        activations = Path(folder) / "activations"
+        activations.mkdir()
+        x = synthetic_rows(sizes.n_rows, sizes.input_dim)
+        for layer in range(sizes.cells_of_the_script):
+            np.save(cell_path(activations, Cell(layer, 0)), np.roll(x, layer, axis=1))
+        for workers in sizes.workers:
+            words: list[Any] = ["--activations", activations, "--results", Path(folder) / f"results{workers}"]
+            words += ["--latent-dims", *sizes.latent_dims, "--k-values", *sizes.k_values, "--epochs", sizes.epochs]
+            words += ["--batch-size", sizes.batch_size, "--device", sizes.device, "--backend", "torch"]
+            started = time.perf_counter()
+            ended = subprocess.run(
+                [sys.executable, ROOT / "train_all_layers_positions.py", *map(str, words), "--workers", str(workers)],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            seconds = time.perf_counter() - started
+            figures[f"{sizes.cells_of_the_script} cells, {workers} workers: s"] = seconds
+            scaled = seconds * CELLS_OF_THE_GRID / sizes.cells_of_the_script
+            figures[f"{CELLS_OF_THE_GRID} cells, {workers} workers: s"] = scaled
+            checks[f"the script ends well with {workers} workers"] = ended.returncode == 0
+            if ended.returncode:
+                figures[f"what it said with {workers} workers"] = (ended.stdout + ended.stderr)[-2000:]
+    return Report(figures, checks)
+
+
+def extraction(sizes: Sizes) -> Report:
+    """Questions a second of a random LLaMA-3.2-1B, and whether a batch gives what each question gives alone."""
+    from benchmarks.random_model import random_questions, random_reasoner  # transformers is slow to import
+
+    figures: dict[str, Any] = {}
+    checks: dict[str, bool] = {}
+    layers, positions = list(range(sizes.layers)), [0, 3, 6]
+    questions = random_questions(sizes.vocabulary, max(sizes.question_batches))
+    kinds = (("float32", torch.float32, "ieee"), ("TF32", torch.float32, "tf32"), ("bfloat16", torch.bfloat16, "ieee"))
+    for name, dtype, precision in kinds:
+        reasoner = random_reasoner(sizes.input_dim, sizes.layers, sizes.heads, sizes.vocabulary, dtype, sizes.device)
+        with float32_products(precision):  # type: ignore[arg-type]
+            for size in sizes.question_batches:
+                run_batch = partial(reasoner.hidden_states, questions[:size], layers, positions)
+                seconds = seconds_of(run_batch, sizes._replace(repeats=2))
+                figures[f"{name}, batch of {size}: questions/s"] = size / seconds
+            together = reasoner.hidden_states(questions[:4], layers, positions)
+            alone = torch.cat([reasoner.hidden_states([one], layers, positions) for one in questions[:4]])
+        difference = float((together - alone).norm() / alone.norm())
+        figures[f"{name}: a batch against single questions"] = difference
+        if precision == "ieee" and dtype == torch.float32:
+            checks["a batch gives what each question gives alone"] = difference < 1e-4
+        del reasoner, run_batch
+    return Report(figures, checks)
+
+
+PARTS: dict[str, tuple[Callable[[Sizes], Report], int]] = {  # with the seconds that each may take
+    "machine": (machine, 60),
+    "agreement": (agreement, 120),
+    "steps": (steps, 120),
+    "textbook": (textbook, 120),
+    "script": (script, 240),
+    "extraction": (extraction, 120),
+}
