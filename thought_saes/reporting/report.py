@@ -42,6 +42,12 @@ def environment() -> Environment:
     )
 
 
+def lead_and_rest(text: str) -> tuple[str, str]:
+    """A section's first paragraph, which holds its finding, and everything after it, for the appendix."""
+    lead, _, rest = text.partition("\n\n")
+    return lead, rest
+
+
 def write_report(findings: Findings, origin: Origin, written: Sequence[str], versions: dict[str, str]) -> str:
     """The whole report. `written` names the files that the analysis writes."""
     study = findings.study
@@ -90,7 +96,7 @@ def write_report(findings: Findings, origin: Origin, written: Sequence[str], ver
             interactions=phrases.interactions(findings),
             lessons=phrases.lessons(findings),
             limits=limits(findings, origin),
-            told=told(study.folders, findings),
+            told=[(evaluation, *lead_and_rest(text)) for evaluation, text in told(study.folders, findings)],
             not_run=[evaluation for evaluation in EVALUATIONS if not there(evaluation, study.folders)],
             gallery=[(title, name) for title, (name, needs) in GALLERY.items() if has(saes, *needs)],
             folders=", ".join(f"`{name}`" for name in origin.folders),
