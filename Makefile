@@ -33,6 +33,12 @@ evidence: demo
 		--activations $(RUN)/activations --results $(RUN)/evidence
 	.venv/bin/python edit_features.py --model demo/model --dataset $(RUN)/test_500.jsonl --latent-dim 256 --k 5 \
 		--n-features 3 --activations $(RUN)/activations --results $(RUN)/evidence
+	.venv/bin/python train_all_layers_positions.py --latent-dims 128 256 512 \
+		--activations $(RUN)/activations --results $(RUN)/published
+	.venv/bin/python interpret_features.py --latent-dim 256 --k 5 --all-configurations \
+		--activations $(RUN)/activations --results $(RUN)/published
+	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/results --output $(EVIDENCE)/recipes.md \
+		--figure $(EVIDENCE)/recipes.png > /dev/null
 	RUN=$(RUN) OUTPUT=$(RUN)/evidence PYTHON=.venv/bin/python sh demo/transfer.sh
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)

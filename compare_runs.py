@@ -5,7 +5,7 @@
 
 --recipes: each folder is a recipe; it holds metrics (one seed) or folders that do (several). By k: fvu relative to PCA,
 dead, collapsed and alive features, validation over training rows, seconds; cells won; the difference with the first
-recipe, paired by configuration, with its interval.
+recipe, paired by configuration, with its interval; where interpret_features.py was run on them, coverage of concepts.
 
 --results with --against: for every configuration and metric, mean ± standard deviation over the seeds of both sets,
 and the difference of the means in units of the seeds' spread, the root of the sum of both variances: at most 1 is
@@ -21,6 +21,7 @@ SAEs that not all have are left out. Prints Markdown; `--output` writes it to a 
 from dataclasses import dataclass
 from pathlib import Path
 
+from thought_saes.analysis.covered import covered, read_coverages
 from thought_saes.analysis.recipes import read_recipes
 from thought_saes.analysis.tried import read_tried
 from thought_saes.common.command_line import run
@@ -74,7 +75,7 @@ def main() -> int:
             write_bytes(config.figure, png(tried(table), config.tried.name))
     elif config.recipes:
         recipes = read_recipes(config.recipes)
-        text = compare(recipes)
+        text = compare(recipes, covered(read_coverages(config.recipes)))
         if config.figure:
             from thought_saes.figures.recipes import compare as draw  # matplotlib, which few runs need
             from thought_saes.figures.style import png

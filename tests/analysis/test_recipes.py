@@ -1,5 +1,6 @@
 """Several recipes side by side, on numbers worked out by hand."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import compare_runs
+from tests.helpers.concept_scores import make_scores
 from tests.helpers.grids import write_grid
 from thought_saes.analysis.recipes import common, differences, read_recipes, summary, winners
 from thought_saes.common.errors import InputError
@@ -25,6 +27,20 @@ def folders(tmp_path: Path) -> list[Path]:
             own = {sae: {"fvu": fvu * factor[sae[0]], "num_active_features": 40} for sae, fvu in metrics.items()}
             write_grid(tmp_path / name / f"seed{seed}", own, seed=seed)
     return [tmp_path / name for name in factors]
+
+
+def test_recipes_are_compared_by_what_their_features_tell(folders: list[Path], call: Call) -> None:
+    assert "Coverage of known" not in compare(read_recipes(folders))
+    for folder, shift in zip(folders[:2], (0.0, -0.125), strict=True):
+        coverages = {(0, 0, 64, 4): 0.5 + shift, (1, 0, 64, 4): 0.75 + shift * 2}
+        (folder / "features").mkdir()
+        scores = make_scores(coverages, dict.fromkeys(coverages, 0.5))
+        (folder / "features" / "concept_scores.json").write_text(json.dumps(scores))
+    # Cells differ by -0.125 and -0.25: a resample has the mean of both, or one of them twice.
+    code, output, _ = call(compare_runs.main, "--recipes", *folders)
+    assert code == 0
+    (row,) = (line for line in output.split("Coverage of known")[1].splitlines() if line.startswith("| improved"))
+    assert [cell.strip() for cell in row.split("|")][2:5] == ["0.438", "-0.188", "-0.250 to -0.125"]
 
 
 def test_the_paired_difference_is_the_geometric_mean_of_ratios_with_an_interval_over_cells(

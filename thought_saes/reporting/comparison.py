@@ -1,11 +1,12 @@
 """A comparison of recipes as Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from thought_saes.analysis.covered import Covered
 from thought_saes.analysis.recipes import Difference, common, differences, summary, winners
-from thought_saes.common.text import number, of, percent
+from thought_saes.common.text import number, of, percent, table
 from thought_saes.reporting.tables import lean
 
 MARK = "\\* some of these SAEs hold more or fewer latents than k by over 5 % on validation rows."
@@ -18,7 +19,26 @@ def verdict(one: Difference) -> str:
     return f"{one.first} is better" if one.low > 1 else "not told apart"
 
 
-def compare(recipes: Mapping[str, pd.DataFrame]) -> str:
+def by_coverage(rows: Sequence[Covered]) -> str:
+    """Which recipe's single features tell more of the known concepts."""
+    headers = ["recipe", "coverage", "less the first's", "interval", "monosemantic halves"]
+    told = [
+        [
+            one.recipe,
+            number(one.coverage, ".3f"),
+            number(one.difference, "+.3f"),
+            f"{number(one.low, '+.3f')} to {number(one.high, '+.3f')}" if one.low == one.low else "-",
+            percent(one.monosemantic),
+        ]
+        for one in rows
+    ]
+    return (
+        f"Coverage of known concepts (`interpret_features.py`), means over the {rows[0].saes:,} SAEs that all have; "
+        f"the difference is paired by SAE, its 95 % interval from resampling cells:\n\n{table(headers, told)}"
+    )
+
+
+def compare(recipes: Mapping[str, pd.DataFrame], coverages: Sequence[Covered] = ()) -> str:
     """Tables of what each recipe gives by k, who wins how many cells, and the paired differences with the first."""
     shared = common(recipes)
     summed = summary(shared)
@@ -70,4 +90,6 @@ def compare(recipes: Mapping[str, pd.DataFrame]) -> str:
             "95 % interval from resampling cells:",
             lean(["k", "recipe", f"fvu / {base}'s", "interval", "cells in which it is lower", "so"], paired, words=2),
         ]
+    if coverages:
+        parts.append(by_coverage(coverages))
     return "\n\n".join(parts)
