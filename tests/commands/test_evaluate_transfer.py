@@ -83,6 +83,14 @@ def test_several_data_sets_stand_side_by_side(ready: Path, call: Call, tmp_path:
     assert rows["same"][5] == "+0.0000 [+0.0000, +0.0000]"
     content = json.loads((tmp_path / "transfer_other.json").read_text())
     assert rows["other"][3] == f"{sum(one['fvu'] for one in content['records']) / len(content['records']):.4f}"
+    assert "Below 0" not in text
+    assert "Their training rows" not in text
+    content["metadata"]["n_train_of_b"] = 50
+    content["gaps"][0]["gap_interval"] = [-0.5, -0.25]
+    (tmp_path / "transfer_fewer.json").write_text(json.dumps(content))
+    text = transfer.tell([tmp_path], None)  # type: ignore[arg-type]
+    assert text
+    assert "Below 0, they reconstruct it worse: fewer. Their training rows were 50 against 96" in text
     assert not (tmp_path / "transfer.json").exists()
 
 

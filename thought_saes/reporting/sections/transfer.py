@@ -47,11 +47,16 @@ def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
             ]
         )
     headers = ["data", "rows", "SAEs", "fvu at home", "fvu there", "its own", "gap", "PCA", "its own PCA"]
-    clear = [row[0] for row, content in zip(rows, contents.values(), strict=True) if is_clear(content)]
+    clear, turned = (
+        [name for name, content in contents.items() if side(content) == which] for which in ("above", "below")
+    )
     said = f"SAEs that were trained on the data reconstruct it better in {len(clear)} of {len(rows)} comparisons"
     return "\n\n".join(
         [
-            f"{said}, the interval of the gap above 0" + (f": {', '.join(clear)}." if clear else "."),
+            f"{said}, the interval of the gap above 0"
+            + (f": {', '.join(clear)}." if clear else ".")
+            + (f" Below 0, they reconstruct it worse: {', '.join(turned)}." if turned else "")
+            + unequal(contents.values()),
             table([*headers, "mean", "dead there"], rows, 1),
             "fvu on the other data set's validation rows, around their own mean; means over cells and configurations. "
             "At home: on the validation rows of the SAEs' own data set. *Its own*: the SAEs, and PCA of the same k, "
@@ -61,10 +66,23 @@ def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def is_clear(content: dict[str, Any]) -> bool:
-    """Whether the gap over every SAE has an interval above 0."""
+def side(content: dict[str, Any]) -> str | None:
+    """`above` or `below`: where the interval of the gap over every SAE lies, if it does not hold 0."""
     whole = next((gap for gap in content["gaps"] if gap["latent_dim"] is None and gap["k"] is None), None)
-    return bool(whole and whole["gap_interval"] and whole["gap_interval"][0] > 0)
+    low, high = (whole and whole["gap_interval"]) or (0, 0)
+    return "above" if low > 0 else "below" if high < 0 else None
+
+
+def unequal(contents: Iterable[dict[str, Any]]) -> str:
+    """A warning where the two sides were trained on different numbers of rows."""
+    sizes = [(one["metadata"]["n_train_of_a"], one["metadata"]["n_train_of_b"]) for one in contents]
+    other = sorted({theirs for ours, theirs in sizes if ours and theirs != ours})
+    if not other:
+        return ""
+    return (
+        f" Their training rows were {', '.join(f'{n:,}' for n in other)} against {sizes[0][0]:,}: part of a gap is "
+        "that difference, not the data."
+    )
 
 
 def phrase(content: dict[str, Any]) -> str:
