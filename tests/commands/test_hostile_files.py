@@ -59,7 +59,7 @@ def test_a_damaged_file_is_one_line_or_harmless(name: str, damage: str, whole_ru
     first, rest = whole.split("\n", 1) if name == LINES else (whole, "")
     edits = list(DAMAGE[damage](first))
     refused = 0
-    most = 1 if name in EVALUATIONS else MOST  # of those tests/results checks all, and an analysis takes a second
+    most = 1 if name in EVALUATIONS else MOST  # an analysis takes a second
     for content in edits[:: max(1, len(edits) // most)][:most]:
         path.write_text(f"{content}\n{rest}" if name == LINES else content)
         script, words = command(name)(tmp_path / "run")

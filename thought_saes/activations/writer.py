@@ -12,7 +12,7 @@ import numpy as np
 
 from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.activations.formats import CacheMetadata
-from thought_saes.activations.split import SPLIT_RULE, SPLIT_SEED, split_rows
+from thought_saes.activations.split import SPLIT_RULE, SPLIT_SEED, read_split, split_rows
 from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import read_json, write_json, write_lines
 from thought_saes.common.schema import check, shown
@@ -98,8 +98,10 @@ class CacheWriter:
                 )
             if about.rows_done:
                 for path in self._paths():
-                    if not path.exists() or path.stat().st_size != self._file_bytes():
+                    if not self._is_ours(path, header_bytes):
                         raise InputError(f"{path} is absent or damaged: remove {folder} and extract again")
+                if (path := folder / "split.json").exists():
+                    read_split(path, len(examples))
                 return
         elif foreign := sorted(folder.glob("pos*_layer*.npy")):
             raise InputError(f"{foreign[0]} was not written by this script: choose another --activations, or remove it")
@@ -161,6 +163,13 @@ class CacheWriter:
 
     def _paths(self) -> list[Path]:
         return [cell_path(self.folder, Cell(layer, position)) for position in self.positions for layer in self.layers]
+
+    def _is_ours(self, path: Path, header: bytes) -> bool:
+        """Whether it is an array as this writer begins them, of the whole size."""
+        if not path.exists() or path.stat().st_size != self._file_bytes():
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(header)) == header
 
     def _file_bytes(self) -> int:
         return self.data_offset + self.shape[0] * self.shape[1] * self.dtype.itemsize
