@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ from tests.helpers.codi_checkpoints import (
     write_plain,
     write_state,
 )
+from tests.helpers.paths import ROOT
 from thought_saes.common.errors import InputError
 from thought_saes.models import hub, loading
 from thought_saes.models.precision import refuse_offloading
@@ -646,3 +648,12 @@ def test_merging_takes_the_checkpoints_own_memory_no_second_copy(llama: CodiFile
     monkeypatch.setattr(loading, "merged_state", keep)
     weights = load(llama).model.state_dict()
     assert all(value.data_ptr() == weights[key].data_ptr() for key, value in merged.items())
+
+
+@pytest.mark.parametrize("longest", [[1], "many"])
+def test_a_tokenizer_whose_longest_text_is_no_number_is_refused(longest: Any, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "demo" / "model_early", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": longest}))
+    with pytest.raises(InputError, match=r"model_max_length in tokenizer_config\.json is .*, not a number"):
+        LatentReasoner.load(str(tmp_path / "model"))

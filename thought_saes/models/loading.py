@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.flags import require_package
-from thought_saes.common.schema import read_record
+from thought_saes.common.schema import read_record, shown
 from thought_saes.models.codi import merged_state, projection_state
-from thought_saes.models.formats import Thoughts
+from thought_saes.models.formats import Thoughts, check_ids, check_template
 from thought_saes.models.hub import TOKENIZER_FILES, resolve_folder
 from thought_saes.models.layouts import BOT_KEYS, EOT_KEYS, LAYOUTS, layout_of
 from thought_saes.models.precision import refuse_offloading
@@ -129,22 +129,6 @@ def load_whole(folder: Path, name: str, placement: Placement) -> Parts:
     return Parts(model, tokenizer, projection, thoughts)
 
 
-def check_ids(thoughts: Thoughts, n_tokens: int, where: str) -> None:
-    """Raises InputError if a token is beyond the model's `n_tokens`, or a template has no place for its text."""
-    ids = {"bot_token_id": [thoughts.bot_token_id], "eot_token_id": [thoughts.eot_token_id]}
-    ids |= {"before_bot": list(thoughts.before_bot), "after_eot": list(thoughts.after_eot)}
-    for key, tokens in ids.items():
-        if beyond := [token for token in tokens if token is not None and token >= n_tokens]:
-            raise InputError(f"{where}: {key} is {beyond[0]}, and the model has tokens 0 to {n_tokens - 1}")
-    check_template(thoughts.question_template, where)
-
-
-def check_template(template: str, where: str) -> None:
-    """Raises InputError if `template` has no place for the question."""
-    if "{question}" not in template:
-        raise InputError(f"{where}: the question template has no {{question}}: '{template[:80]}'")
-
-
 def load_checkpoint(
     state: StateFile,
     name: str,
@@ -250,6 +234,8 @@ def load_tokenizer(folder: Path, name: str, placement: Placement, **options: Any
     except Exception as problem:  # tokenizers raises nothing more precise for a damaged file
         refuse_code(problem, folder, name)
         raise InputError(f"{name} has no tokenizer that can be loaded ({one_line(problem)[:200]})") from problem
+    if not isinstance(longest := tokenizer.model_max_length, int | float):
+        raise InputError(f"{name}: model_max_length in tokenizer_config.json is {shown(longest)}, not a number")
     try:
         knows_nothing = not tokenizer("a", add_special_tokens=False)["input_ids"]
     except Exception:  # a vocabulary without 'a' and without a token for unknown words

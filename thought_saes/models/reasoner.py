@@ -28,10 +28,10 @@ from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.files import write_json
 from thought_saes.common.machine import choose_device
 from thought_saes.models.answers import Answer, answer_all
-from thought_saes.models.formats import Thoughts
+from thought_saes.models.formats import Thoughts, check_template
 from thought_saes.models.hub import quiet_libraries
 from thought_saes.models.layouts import CODI_THOUGHTS
-from thought_saes.models.loading import changed, check_template, load_parts
+from thought_saes.models.loading import changed, load_parts
 from thought_saes.models.precision import keep_stream_in_float32
 from thought_saes.models.rollout import Edit, Rollout
 from thought_saes.models.weights import PROJECTION_FILE
