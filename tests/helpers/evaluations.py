@@ -44,3 +44,23 @@ def error_prediction() -> dict[str, Any]:
         "published_question": {"n_configurations": 3, "reliability": 0.5, "ceiling": 0.7}
         | {f"{quality}_{over}": found for quality in ("fvu", "explained_variance") for over in names},
     }
+
+
+def transfer() -> dict[str, Any]:
+    """Made up: two SAEs of a cell, compared with those of the other data set."""
+    own = {"fvu": 0.1, "feature_death_rate": 0.0, "l0_mean": 2.0}
+    records = [
+        {"layer": 0, "position": 1, "latent_dim": 16, "k": k, "fvu_at_home": 0.1, "own": own, "gap": 0.1}
+        | own
+        | {"fvu": 0.2}
+        for k in (2, 4)
+    ]
+    gap = {"n_saes": 2, "n_cells": 1, "fvu": 0.2, "fvu_own": 0.1, "gap": 0.1, "gap_interval": [0.05, 0.15]}
+    fvus = {"2": {"fvu": 0.3}, "4": {"fvu": 0.2}}
+    baselines = {"mean_of_a": {"fvu": 1.1}, "mean_of_b": {"fvu": 1.0}, "pca_of_a": fvus, "pca_of_b": fvus}
+    return {
+        "metadata": {"activations": "activations_b", "n_validation": 24},
+        "gaps": [gap | {"latent_dim": None, "k": None}, gap | {"latent_dim": 16, "k": 2, "gap_interval": None}],
+        "records": records,
+        "baselines": [{"layer": 0, "position": 1} | baselines],
+    }
