@@ -7,8 +7,7 @@ The text is `report.md.jinja`; the Findings decide what it says, `phrases.py` wo
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING
 
 from thought_saes.analysis.findings import Findings
 from thought_saes.analysis.grid import describe_missing
@@ -20,6 +19,9 @@ from thought_saes.reporting import appendix, phrases, tables
 from thought_saes.reporting.limits import limits
 from thought_saes.reporting.origin import Origin, hardware, recipe, setting
 from thought_saes.reporting.sections import EVALUATIONS, there, told
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 CSV = "configurations.csv"
 GALLERY = {
@@ -34,8 +36,10 @@ GALLERY = {
 }
 
 
-def environment() -> Environment:
+def environment() -> "Environment":
     """Strict: a name that the template has and nobody gives is an error, not an empty text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # --help and refusals do without
+
     loader = FileSystemLoader(Path(__file__).parent)
     return Environment(  # Markdown, not HTML
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
