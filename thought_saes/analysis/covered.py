@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from thought_saes.analysis.recipes import INTERVAL, N_RESAMPLES
+from thought_saes.analysis.recipes import interval_over_cells
 from thought_saes.features.summary import coverage_table, read_scores
 from thought_saes.results.names import AXES
 
@@ -41,8 +41,7 @@ def covered(coverages: Mapping[str, pd.DataFrame]) -> list[Covered]:
     for name in by_sae:
         by_cell = (both[name, "coverage"] - both[first, "coverage"]).groupby(level=["layer", "position"]).mean()
         cells = by_cell.to_numpy()
-        draws = np.random.default_rng(0).integers(len(cells), size=(N_RESAMPLES, len(cells)))
-        low, high = np.quantile(cells[draws].mean(axis=1), INTERVAL)
+        low, high = interval_over_cells(cells, np.ones_like(cells))
         apart = (float("nan"),) * 3 if name == first else (float(cells.mean()), float(low), float(high))
         coverage, monosemantic = both[name].mean()
         rows.append(Covered(name, len(both), float(coverage), float(monosemantic), *apart))

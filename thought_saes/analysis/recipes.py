@@ -113,6 +113,12 @@ def summary(recipes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["k"], kind="stable", ignore_index=True)
 
 
+def interval_over_cells(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(low, high) of the mean over all pairs when cells are resampled; sums and counts (cells,) of each one's pairs."""
+    draws = np.random.default_rng(0).integers(len(sums), size=(N_RESAMPLES, len(sums)))
+    return np.quantile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), INTERVAL)
+
+
 def difference(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], k: int) -> Difference | None:
     """None where no pair of that k has a positive error on both sides. Both tables as `common` gives them."""
     cells = ["layer", "position"]
@@ -123,9 +129,7 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]
     logs = np.log(both["second"] / both["first"])
     by_cell = logs.groupby([both[cell] for cell in cells])
     sums, counts = by_cell.sum().to_numpy(), by_cell.size().to_numpy()
-    draws = np.random.default_rng(0).integers(len(sums), size=(N_RESAMPLES, len(sums)))
-    resampled = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
-    low, high = np.exp(np.quantile(resampled, INTERVAL)) if len(sums) > 1 else (float("nan"), float("nan"))
+    low, high = np.exp(interval_over_cells(sums, counts)) if len(sums) > 1 else (float("nan"), float("nan"))
     lowest = both.groupby(cells)[["first", "second"]].min()
     return Difference(
         k,

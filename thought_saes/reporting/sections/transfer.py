@@ -29,7 +29,6 @@ def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, content in contents.items():
         records, beside = content["records"], content["baselines"]
-        whole = next((gap for gap in content["gaps"] if gap["latent_dim"] is None and gap["k"] is None), None)
         k_values = sorted({str(record["k"]) for record in records}, key=int)
         rows.append(
             [
@@ -39,7 +38,7 @@ def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
                 mean(record["fvu_at_home"] for record in records),
                 mean(record["fvu"] for record in records),
                 mean(record["own"] and record["own"]["fvu"] for record in records),
-                gap_in_words(whole),
+                gap_in_words(whole_gap(content)),
                 mean(one["pca_of_a"] and one["pca_of_a"][k]["fvu"] for one in beside for k in k_values),
                 mean(one["pca_of_b"][k]["fvu"] for one in beside for k in k_values),
                 mean(one["mean_of_a"] and one["mean_of_a"]["fvu"] for one in beside),
@@ -66,9 +65,14 @@ def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def whole_gap(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The gap over every SAE; None where no SAEs of that data set were measured beside them."""
+    return next((gap for gap in content["gaps"] if gap["latent_dim"] is None and gap["k"] is None), None)
+
+
 def side(content: dict[str, Any]) -> str | None:
     """`above` or `below`: where the interval of the gap over every SAE lies, if it does not hold 0."""
-    whole = next((gap for gap in content["gaps"] if gap["latent_dim"] is None and gap["k"] is None), None)
+    whole = whole_gap(content)
     low, high = (whole and whole["gap_interval"]) or (0, 0)
     return "above" if low > 0 else "below" if high < 0 else None
 
