@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_parts import PARTS, PUBLISHED, REHEARSED, ROOT
+from benchmarks.gpu_parts import PARTS, ROOT
+from benchmarks.gpu_sizes import PUBLISHED, REHEARSED
 from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import write_json

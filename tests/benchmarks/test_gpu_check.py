@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_check, gpu_parts
-from benchmarks.gpu_parts import PARTS, PUBLISHED, REHEARSED
+from benchmarks.gpu_parts import PARTS
+from benchmarks.gpu_sizes import PUBLISHED, REHEARSED
 from tests.helpers.paths import ROOT
 
 Call = Callable[..., tuple[int, str, str]]
@@ -75,7 +76,8 @@ def test_nothing_that_it_runs_needs_what_a_bare_machine_lacks() -> None:
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))\n"
         "import train_all_layers_positions, benchmarks.gpu_check\n"
-        "from benchmarks.gpu_parts import agreement, extraction, REHEARSED\n"
+        "from benchmarks.gpu_parts import agreement, extraction\n"
+        "from benchmarks.gpu_sizes import REHEARSED\n"
         "assert all(agreement(REHEARSED).checks.values()) and extraction(REHEARSED).figures\n"
     )
     ended = subprocess.run(
