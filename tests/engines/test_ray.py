@@ -196,7 +196,8 @@ def test_a_task_that_ends_every_process_is_given_up_and_reported(
     words = ("--layers", 0, "--positions", 0, "--engine", "ray", "--ray-address", cluster.address)
     code, out, err = train(call, activations, tmp_path / "results", *words, "--latent-dims", 16)
     assert code == 1
-    baselines, *failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    # In the order of their names: two processes may end in either.
+    baselines, *failed = sorted(line for line in err.splitlines() if line.startswith("failed: "))
     assert len(failed) == 2
     assert "layer 0 position 0 baselines: 2 processes died with it (WorkerCrashedError" in baselines
     assert "layer 0 position 0 latent_dim 16 k 2: 2 processes died with it (WorkerCrashedError" in failed[0]
