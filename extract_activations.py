@@ -18,12 +18,9 @@ from thought_saes.activations.extraction import check_room, decide, dry_run, ext
 from thought_saes.activations.published import PUBLISHED_SETS
 from thought_saes.activations.questions import read_questions
 from thought_saes.common.command_line import run
-from thought_saes.common.errors import InputError
 from thought_saes.common.flags import (
-    MOST_THREADS,
     Selection,
     check_at_least,
-    check_at_most,
     check_positive,
     check_ray_address,
     option,
@@ -31,22 +28,12 @@ from thought_saes.common.flags import (
 )
 from thought_saes.common.machine import choose_device
 from thought_saes.engines.extraction_models import open_model
+from thought_saes.models.config import ModelConfig
 from thought_saes.models.hub import quiet_libraries
-from thought_saes.models.layouts import LAYOUTS
-from thought_saes.models.reasoner import ModelSource
 
 
-@dataclass(frozen=True)
-class ExtractConfig:
-    model: str = option(help="a CODI checkpoint or a causal LM: hub id, folder or .gguf file")
-    base_model: str | None = option(None, help="the model a CODI checkpoint was trained on: hub id or folder")
-    lora_alpha: float = option(32.0, help="LoRA alpha of a CODI checkpoint, which its file does not tell")
-    layout: str | None = option(
-        None, choices=tuple(LAYOUTS), help="layout of a training checkpoint; by default found by its keys"
-    )
-    thoughts: int | None = option(None, help="thoughts to feed back; by default as many as the model is trained to")
-    question_template: str | None = option(None, help="what the model reads, {question} for the question")
-    trust_remote_code: bool = option(False, help="run code that the model's folder brings")
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(ModelConfig):
     dataset: str = option(
         "openai/gsm8k",
         help=f"{', '.join(PUBLISHED_SETS)}, any hub data set, or a .jsonl, .json, .parquet, .csv or .txt file",
@@ -65,39 +52,16 @@ class ExtractConfig:
     max_new_tokens: int = option(32, help="longest answer, in tokens")
     dtype: str = option("float32", choices=("float32", "float16"), help="how the activations are stored")
     activations: Path = option(Path("activations"), help="folder to write to")
-    device: str = option("auto", help="auto (CUDA, then MPS, then CPU), or a torch device such as cuda:1")
-    model_dtype: str = option(
-        "float32", choices=("float32", "bfloat16"), help="dtype of the weights; hidden states are float32 with either"
-    )
-    device_map: str | None = option(None, choices=("auto",), help="auto: spread the model over all GPUs")
-    threads: int | None = option(None, help="cores for a model on the CPU; by default all. Rounding depends on it")
     engine: str = option("local", choices=("local", "ray"), help="local: one model in this process; ray: replicas")
     ray_address: str = option("local", help="local: Ray on this machine only; auto, or host:port: a cluster's")
     gpus_per_replica: float = option(1.0, help="GPUs of each replica on Ray; below 1 replicas share one")
     dry_run: bool = option(False, help="say what would be written and how long it would take, and stop")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "batch_size", "limit", "threads", "thoughts", "max_new_tokens")
-        check_at_most(self, MOST_THREADS, "threads")
+        super().__post_init__()
+        check_at_least(self, 1, "batch_size", "limit", "max_new_tokens")
         check_positive(self, "gpus_per_replica")
         check_ray_address(self)
-        if self.device_map and self.device != "auto":
-            raise InputError("--device-map chooses the devices itself: leave --device out")
-
-    def source(self) -> ModelSource:
-        return ModelSource(
-            self.model,
-            self.base_model,
-            self.lora_alpha,
-            self.model_dtype,
-            self.device_map,
-            self.device,
-            self.threads,
-            self.layout,
-            self.thoughts,
-            self.question_template,
-            self.trust_remote_code,
-        )
 
 
 def main() -> int:

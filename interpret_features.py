@@ -25,12 +25,13 @@ from thought_saes.features.concepts import find_concepts
 from thought_saes.features.explorer import write_explorer
 from thought_saes.features.findings import best_finding, coverage_in_words
 from thought_saes.features.interpret import choose_saes, join_parts, match_cells, score_cells
+from thought_saes.models.config import LoadConfig
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM
 from thought_saes.results.store import Results
 
 
-@dataclass(frozen=True)
-class InterpretConfig:
+@dataclass(frozen=True, kw_only=True)
+class InterpretConfig(LoadConfig):
     activations: Path = option(Path("activations"), help="folder with the activations that the SAEs were trained on")
     results: tuple[Path, ...] = option(
         (Path("results"),), help="folder with the checkpoints; further ones are other seeds, for matches alone"
@@ -42,12 +43,12 @@ class InterpretConfig:
     all_configurations: bool = option(False, help="score every latent_dim and k of a cell, not the page's alone")
     concept_column: tuple[str, ...] = option((), help="further columns of examples.jsonl whose values are concepts")
     model: str | None = option(None, help="the model of the activations, to look at directions through its lenses")
-    base_model: str | None = option(None, help="the model a CODI checkpoint was trained on: hub id or folder")
     seed: int = option(0, help="seed of the untrained SAEs")
     workers: int = option(os.cpu_count() or 1, help="cells that are scored at a time, each on one core")
     output: Path | None = option(None, help="folder to write to; if not given, features/ in the results")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least(self, 1, "k", "latent_dim", "workers")
         check_at_most(self, MOST_THREADS, "workers")
 
@@ -68,9 +69,8 @@ def main() -> int:
     if config.model is not None:  # what these import takes longer than everything else
         from thought_saes.downstream.job import check_model
         from thought_saes.features.lenses import Lenses
-        from thought_saes.models.reasoner import LatentReasoner
 
-        reasoner = LatentReasoner.load(config.model, config.base_model)
+        reasoner = config.source_of(config.model).load()
         check_model(cache, reasoner.facts(), config.model)
         lenses = Lenses(reasoner, cache, Results(results), chosen.latent_dim, chosen.k)
     with only_writer(output):

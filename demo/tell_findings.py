@@ -9,18 +9,21 @@ Reads `measurements.json` of the demo model, `analysis_summary.json` of the grid
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from msgspec import Meta
+
+from thought_saes.analysis.formats import AnalysisSummary
 from thought_saes.common.command_line import run
 from thought_saes.common.errors import InputError
-from thought_saes.common.files import read_json
 from thought_saes.common.flags import option, parse_config
-from thought_saes.common.schema import read_checked
+from thought_saes.common.schema import Record, Share, read_checked, read_record
 from thought_saes.common.text import count
 from thought_saes.downstream.edit_findings import EDITS_FILE
 from thought_saes.downstream.edit_formats import EditsContent
 from thought_saes.features import load_features
 from thought_saes.features.findings import best_finding
+from thought_saes.features.formats import ConceptScores
 from thought_saes.features.summary import SCORES_FILE
 from thought_saes.figures.heatmaps import cell_text
 from thought_saes.reporting.sections.edits import finding as swap_finding
@@ -32,33 +35,58 @@ class FindingsConfig:
     results: Path = option(Path("demo/run/results"), help="folder that the grid, its analysis and figures are in")
 
 
-def thoughts_matter(measured: dict[str, Any]) -> str:
-    steps, row = list(measured["accuracy"]["by_steps"].items())[-1]
+class Solved(Record):
+    """Shares of problems solved, with what thoughts."""
+
+    own: Share
+    mean: Share
+    swapped: Share
+
+
+class Accuracy(Record):
+    """The part of the model's measurements that is told here."""
+
+    by_steps: Annotated[dict[str, Solved], Meta(min_length=1)]
+
+
+class Measurements(Record):
+    """What demo/measure_demo_model.py measured."""
+
+    accuracy: Accuracy
+
+
+def thoughts_matter(measured: Measurements) -> str:
+    steps, solved = list(measured.accuracy.by_steps.items())[-1]
     return (
-        f"The model thinks in its thoughts: of the problems of {steps} steps it solves {row['own']:.0%}, with mean "
-        f"thoughts {row['mean']:.0%}, with another problem's {row['swapped']:.0%}."
+        f"The model thinks in its thoughts: of the problems of {steps} steps it solves {solved.own:.0%}, with mean "
+        f"thoughts {solved.mean:.0%}, with another problem's {solved.swapped:.0%}."
     )
 
 
-def where_it_is_easy(summary: dict[str, Any]) -> str:
-    by_layer = {row["layer"]: row["best"] for row in summary["by_error"]["layers"] if row["best"]}
-    if not by_layer:
+def where_it_is_easy(summary: AnalysisSummary) -> str:
+    by_fvu = sorted(
+        (layer.best.fvu, place, layer.best)
+        for place, layer in enumerate(summary.by_error.layers)
+        if layer.best and layer.best.fvu is not None
+    )
+    if not by_fvu:
         return "No SAE is better than predicting the mean."
-    easiest, hardest = (choose(by_layer.values(), key=lambda row: row["fvu"]) for choose in (min, max))
+    (lowest, _, easiest), (highest, _, hardest) = by_fvu[0], by_fvu[-1]
     return (
-        f"The lowest fvu is {cell_text(easiest['fvu'])}, at layer {easiest['layer']}, position {easiest['position']}, "
-        f"latent_dim {easiest['latent_dim']}, k {easiest['k']}; the layer hardest to take apart is "
-        f"{hardest['layer']}, where the best is {cell_text(hardest['fvu'])}."
+        f"The lowest fvu is {cell_text(lowest)}, at layer {easiest.layer}, position {easiest.position}, "
+        f"latent_dim {easiest.latent_dim}, k {easiest.k}; the layer hardest to take apart is "
+        f"{hardest.layer}, where the best is {cell_text(highest)}."
     )
 
 
-def what_sparsity_buys(summary: dict[str, Any]) -> str:
-    judged, total = summary["by_error"], summary["total_saes"]
-    agreement = judged["rank_correlation"]["high_ev_low_fvu"]
+def what_sparsity_buys(summary: AnalysisSummary) -> str:
+    judged = summary.by_error
+    beat_pca = "an unknown number" if judged.better_than_pca is None else f"{judged.better_than_pca:,}"
+    agreement = judged.rank_correlation.high_ev_low_fvu
     return (
-        f"{judged['better_than_pca']:,} of {count(total, 'SAE')} have a lower fvu than PCA of the same rank k, and "
-        f"{judged['collapsed']:,} have collapsed onto fewer than 2k features; explained_variance agrees with fvu on "
-        f"which are good with a rank correlation of {agreement:.2f}."
+        f"{beat_pca} of {count(summary.total_saes, 'SAE')} have a lower fvu than PCA of the same rank k, and "
+        f"{judged.collapsed:,} have collapsed onto fewer than 2k features; explained_variance agrees with fvu on "
+        f"which are good with a rank correlation of {'unknown size' if agreement is None else f'{agreement:.2f}'}."
     )
 
 
@@ -68,7 +96,7 @@ def main() -> int:
     for path in sources:
         if not path.exists():
             raise InputError(f"no file {path}: has the demo been run?")
-    measured, summary = map(read_json, sources)
+    measured, summary = read_record(sources[0], Measurements), read_record(sources[1], AnalysisSummary)
     findings = thoughts_matter(measured), where_it_is_easy(summary), what_sparsity_buys(summary)
     for number, finding in enumerate(findings, start=1):
         print(f"{number}. {finding}")
@@ -76,7 +104,7 @@ def main() -> int:
     for figure in sorted(config.results.glob("*.png")):
         print(f"   {figure}")
     if (features := config.results / "features").is_dir():
-        print(best_finding(load_features(features).features, read_json(config.results / SCORES_FILE)))
+        print(best_finding(load_features(features).features, read_checked(config.results / SCORES_FILE, ConceptScores)))
         print(f"See it, and every other feature: open {features / 'index.html'} in a browser.")
     if (edits := config.results / EDITS_FILE).exists():
         print(swap_finding(read_checked(edits, EditsContent)))

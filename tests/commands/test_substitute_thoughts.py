@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,21 @@ def test_records_of_other_questions_are_not_mixed(words: dict[str, Any], call: C
     code, _, err = call(substitute_thoughts.main, *flat(words), "--seed", 1)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "is of other answers (seed: 0 there, 1 asked for)" in err
+
+
+def test_the_model_thinks_as_often_as_that_of_the_activations(
+    words: dict[str, Any], ready: Path, call: Call, tmp_path: Path
+) -> None:
+    """An extraction with --thoughts says so; records of another number of thoughts are not mixed with its."""
+    metadata = json.loads((ready / "activations" / "metadata.json").read_text())
+    longer = tmp_path / "activations"
+    shutil.copytree(ready / "activations", longer)
+    (longer / "metadata.json").write_text(json.dumps(metadata | {"n_thoughts": 8}))
+    assert call(substitute_thoughts.main, *flat(words), "--activations", longer, "--regime", "layer")[0] == 0
+    path = words["--results"] / "substitution.json"
+    assert json.loads(path.read_text())["metadata"]["n_thoughts"] == 8
+    code, _, err = call(substitute_thoughts.main, *flat(words), "--regime", "layer")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "is of other answers (n_thoughts: 8 there, 6 asked for)" in err
+    path.unlink()
+    assert "positions 0-1" in refused(call, words, "--thoughts", 1)

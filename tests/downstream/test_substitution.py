@@ -24,7 +24,7 @@ from thought_saes.downstream.substitution import own_scores, run_conditions, unm
 from thought_saes.models.numbers import last_number, number_span, same_answer
 from thought_saes.models.reasoner import LatentReasoner
 
-MODELS = ["llama", "gpt2", "demo"]
+MODELS = ["llama", "gpt2", "longer", "demo"]
 COMPARED = [Condition("mean"), Condition("pca", None, 3), Condition("sae", 24, 3), Condition("noise_cell", 24, 3)]
 
 
@@ -53,11 +53,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
                 as_examples([p.question for p in some], [str(p.answer) for p in some]) for some in problems.values()
             )
         else:
-            files = write_codi(folder, name)
-            reasoner = LatentReasoner.load(str(files.checkpoint), str(files.base), LORA_ALPHA)
+            files = write_codi(folder, "llama" if name == "longer" else name)
+            n_thoughts = 8 if name == "longer" else None
+            reasoner = LatentReasoner.load(str(files.checkpoint), str(files.base), LORA_ALPHA, n_thoughts=n_thoughts)
             train = as_examples(tiny_questions(40, 1), ["3"] * 40)
             test = as_examples(tiny_questions(24, 2), [str(n % 20) for n in range(24)])
-        positions = range(7)
+        positions = range(reasoner.n_thoughts + 1)
         cache = write_cache(folder / "activations", reasoner, train, range(reasoner.n_layers), positions)
         write_saes(folder / "results", cache, [24], [3, 6])
         made[name] = Case(reasoner, cache, make_plan(cache, folder / "results", test, reasoner))
@@ -72,7 +73,7 @@ def test_substitution_equals_plain_hooks_on_one_question_at_a_time(
     reasoner, cache, plan = cases[name]
     layer, most = (0 if position == 0 else reasoner.n_layers - 1), plan.settings.max_new_tokens
     batch = list(batches_of(reasoner, plan, cache))[1]
-    positions = tuple(range(7)) if position is None else (position,)
+    positions = tuple(cache.positions) if position is None else (position,)
     own = unmodified(reasoner, batch, min(positions), most)
     substitutes = {p: Substitutes(cache, plan.results, Cell(layer, p), 0, torch.device("cpu")) for p in positions}
     found = run_conditions(reasoner, batch, own, substitutes, COMPARED, most)
@@ -120,17 +121,17 @@ def test_identity_edits_and_the_last_layer_at_the_last_thought_change_nothing(
     cases: dict[str, Case], name: str
 ) -> None:
     reasoner, cache, plan = cases[name]
-    last = reasoner.n_layers - 1
+    last, end = reasoner.n_layers - 1, reasoner.n_thoughts
     batch = next(batches_of(reasoner, plan, cache))
-    for layer, position, some in ((0, 2, [Condition("identity")]), (last, 6, conditions([24], [3])[1:])):
+    for layer, position, some in ((0, 2, [Condition("identity")]), (last, end, conditions([24], [3])[1:])):
         own = unmodified(reasoner, batch, position, 5)
         substitutes = {position: Substitutes(cache, plan.results, Cell(layer, position), 0, torch.device("cpu"))}
         for scores in run_conditions(reasoner, batch, own, substitutes, some, 5):
             assert scores.agreement.all()
             assert np.nan_to_num(scores.kl).max() < 1e-6
             assert np.array_equal(scores.correct, own_scores(batch, own).correct)
-    before = {5: Substitutes(cache, plan.results, Cell(last, 5), 0, torch.device("cpu"))}
-    own = unmodified(reasoner, batch, 5, 5)
+    before = {end - 1: Substitutes(cache, plan.results, Cell(last, end - 1), 0, torch.device("cpu"))}
+    own = unmodified(reasoner, batch, end - 1, 5)
     [zeroed] = run_conditions(reasoner, batch, own, before, [Condition("zero")], 5)
     assert np.abs(np.nan_to_num(zeroed.log_probability_change)).max() > 1e-6  # one thought earlier it does
 

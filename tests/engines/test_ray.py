@@ -28,7 +28,8 @@ from tests.helpers.paths import ROOT
 from tests.helpers.results import assert_same_results
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.errors import InputError
-from thought_saes.models.reasoner import ModelSource, Request
+from thought_saes.models.reasoner import Request
+from thought_saes.models.source import ModelSource
 from thought_saes.training.config import GridConfig
 
 Call = Callable[..., tuple[int, str, str]]

@@ -9,8 +9,6 @@ from torch import Tensor
 from thought_saes.activations.cell import Cell
 from thought_saes.models.reasoner import LatentReasoner
 
-N_THOUGHTS = 6
-
 
 class PlainAnswer(NamedTuple):
     tokens: list[int]  # the end-of-text token, if it came, included
@@ -33,7 +31,7 @@ def plain_run(
     def hook_on(layer: int) -> Any:
         def hook(_module: Any, _inputs: Any, output: Any) -> Any:
             stream = (output[0] if isinstance(output, tuple) else output).clone()
-            for position in range(N_THOUGHTS + 1):
+            for position in range(reasoner.n_thoughts + 1):
                 place, cell = len(question) - 1 + position, Cell(layer, position)
                 if place < stream.shape[1]:
                     states[cell] = stream[0, place].clone()
@@ -46,7 +44,7 @@ def plain_run(
     hooks = [m.register_forward_hook(hook_on(layer)) for layer, m in enumerate([*blocks[:-1], norm])]
     try:
         inputs = embed(torch.tensor([question]))
-        for _ in range(N_THOUGHTS):
+        for _ in range(reasoner.n_thoughts):
             last = backbone(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1:]
             inputs = torch.cat([inputs, reasoner.feed_back(last)], dim=1)
         next_token, said, logits = reasoner.eot_token_id, list[int](), list[Tensor]()

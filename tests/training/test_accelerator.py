@@ -13,7 +13,8 @@ from tests.helpers.results import assert_same_results, correlated_rows
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.helpers import InTurn
-from thought_saes.models.reasoner import LatentReasoner, ModelSource, Request
+from thought_saes.models.reasoner import LatentReasoner, Request
+from thought_saes.models.source import ModelSource
 from thought_saes.results.recipe import PUBLISHED
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variants import VARIANTS

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.questions import read_questions
-from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option
+from thought_saes.common.flags import Selection, check_at_least, option
 from thought_saes.downstream.job import (
     Plan,
     Settings,
@@ -16,7 +16,10 @@ from thought_saes.downstream.job import (
     check_saes,
     choose_grid,
 )
-from thought_saes.models.reasoner import LatentReasoner, ModelFacts, ModelSource, quiet_libraries
+from thought_saes.models.config import ModelConfig
+from thought_saes.models.hub import quiet_libraries
+from thought_saes.models.reasoner import LatentReasoner, ModelFacts
+from thought_saes.models.source import ModelSource
 
 
 class Loaded(NamedTuple):
@@ -30,12 +33,9 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """What `substitute_thoughts.py` and `edit_features.py` both take."""
+class LoopConfig(ModelConfig):
+    """What `substitute_thoughts.py` and `edit_features.py` both take. The model is that of the activations."""
 
-    model: str = option(help="the model that the activations are of: hub id, folder or .gguf file")
-    base_model: str | None = option(None, help="the model a CODI checkpoint was trained on: hub id or folder")
-    lora_alpha: float = option(32.0, help="LoRA alpha of a CODI checkpoint, which its file does not tell")
     dataset: str = option("gsm8k", help="a data set by name, of the hub, or a file of questions")
     split: str = option("test", help="split of a hub data set")
     question_column: str | None = option(None, help="the column that holds the questions (default: question)")
@@ -49,13 +49,11 @@ class LoopConfig:
     max_new_tokens: int = option(32, help="the longest answer")
     seed: int = option(0, help="seed of everything random, the resamples of questions included")
     allow_training_rows: bool = option(False, help="take questions that the SAEs were trained on, too")
-    device: str = option("auto", help="auto (CUDA, then MPS, then CPU), or a torch device such as cuda:1")
-    threads: int | None = option(None, help="cores for a model on the CPU; by default all")
     dry_run: bool = option(False, help="say what is left to measure and how long it would take, and stop")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "limit", "batch_size", "max_new_tokens", "threads")
-        check_at_most(self, MOST_THREADS, "threads")
+        super().__post_init__()
+        check_at_least(self, 1, "limit", "batch_size", "max_new_tokens")
         check_at_least(self, 0, "seed")
 
     def load(
@@ -73,7 +71,9 @@ class LoopConfig:
         cache = ActivationCache(self.activations)
         examples = read_questions(self.dataset, self.split, self.question_column, self.answer_column, self.limit)
         check_questions(cache, examples, self.dataset, self.split, self.allow_training_rows)
-        source = ModelSource(self.model, self.base_model, self.lora_alpha, "float32", None, self.device, self.threads)
+        source = self.source()
+        if self.thoughts is None:
+            source = source._replace(n_thoughts=cache.metadata.get("n_thoughts"))
         reasoner = source.load()
         facts = reasoner.facts()
         check_model(cache, facts, self.model)

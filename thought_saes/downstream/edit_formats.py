@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from thought_saes.common.schema import Count, Number, Record, Share
 from thought_saes.downstream.formats import Interval
+from thought_saes.models.layouts import CODI_THOUGHTS
 
 Shares = tuple[Share, Share]
 CEILING = "class_means"  # the condition that shows whether a swap can be seen at a cell
@@ -36,6 +37,7 @@ class EditsMetadata(Record):
     seed: Annotated[Count, Meta(description="of everything random")]
     max_new_tokens: Annotated[Count, Meta(description="the longest answer")]
     n_features: Annotated[Count, Meta(description="features told best, and features busiest, that are taken out")]
+    n_thoughts: Annotated[Count, Meta(description="thoughts before the answer")] = CODI_THOUGHTS
     device: Annotated[str | None, Meta(description="where the model ran")] = None
     threads: Annotated[Count | None, Meta(description="threads of the CPU")] = None
     batch_size: Annotated[Count | None, Meta(description="questions in a batch")] = None

@@ -7,7 +7,8 @@ from thought_saes.common.flags import require_package
 from thought_saes.downstream.job import Plan, measure_unit
 from thought_saes.downstream.records import RecordKey
 from thought_saes.downstream.substitution import Unit
-from thought_saes.models.reasoner import LatentReasoner, ModelSource
+from thought_saes.models.reasoner import LatentReasoner
+from thought_saes.models.source import ModelSource
 
 Work = Sequence[tuple[Unit, list[RecordKey]]]
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from thought_saes.common.schema import Change, Count, Counted, Number, Record, Share, Whole
+from thought_saes.models.layouts import CODI_THOUGHTS
 from thought_saes.saes.formats import Measured
 
 Interval = tuple[Number, Number]  # of 95 %
@@ -19,6 +20,7 @@ class SubstitutionMetadata(Record):
     n_questions: Annotated[Count | None, Meta(description="questions")] = None
     questions_sha256: Annotated[str | None, Meta(description="hash of the questions")] = None
     all_positions: Annotated[list[Count] | None, Meta(description="positions that regime layer replaces")] = None
+    n_thoughts: Annotated[Count, Meta(description="thoughts before the answer")] = CODI_THOUGHTS
     seed: Annotated[Whole | None, Meta(description="seed of noise, other questions and resamples")] = None
     max_new_tokens: Annotated[Count | None, Meta(description="the longest answer")] = None
 

@@ -18,7 +18,7 @@ from thought_saes.downstream.records import RecordKey, Records, Tally, file_hash
 from thought_saes.downstream.substitutes import OF_AN_SAE, Condition, Substitutes, conditions
 from thought_saes.downstream.substitution import Batch, Scores, Unit, own_scores, run_conditions, unmodified
 from thought_saes.models.numbers import gold_number
-from thought_saes.models.reasoner import CODI_THOUGHTS, LatentReasoner, ModelFacts
+from thought_saes.models.reasoner import LatentReasoner, ModelFacts
 from thought_saes.results.names import SaeKey, checkpoint_keys, checkpoint_path
 
 FEWEST = 20  # questions: of fewer, no share has an interval that says anything
@@ -83,8 +83,10 @@ def choose_grid(
         )
     if unknown := [key.cell for key in wanted if key.cell not in cache.cells]:
         raise InputError(f"{cache.folder} has no activations of {unknown[0]}")
-    if max(grid.layers) >= facts.n_layers or max(all_positions) > CODI_THOUGHTS:
-        raise InputError(f"the model has {facts.n_layers} layers and positions 0-{CODI_THOUGHTS}: the SAEs go beyond")
+    if max(grid.layers) >= facts.n_layers or max(all_positions) > facts.n_thoughts:
+        raise InputError(
+            f"the model has {facts.n_layers} layers and positions 0-{facts.n_thoughts}: the SAEs go beyond"
+        )
     return grid
 
 
@@ -156,6 +158,7 @@ def identity_of(plan: Plan, facts: ModelFacts, dataset: str, split: str) -> dict
         "n_questions": len(plan.examples),
         "questions_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "all_positions": list(plan.grid.all_positions),
+        "n_thoughts": facts.n_thoughts,
         "seed": plan.settings.seed,
         "max_new_tokens": plan.settings.max_new_tokens,
     }
@@ -201,7 +204,7 @@ def batches_of(reasoner: LatentReasoner, plan: Plan, cache: ActivationCache) -> 
     texts = [example["question"] for example in cache.examples()]
     limit = reasoner.max_tokens
     for example, tokens in zip(plan.examples, token_ids, strict=True):
-        if limit and len(tokens) + CODI_THOUGHTS + plan.settings.max_new_tokens > limit:
+        if limit and len(tokens) + reasoner.n_thoughts + plan.settings.max_new_tokens > limit:
             raise InputError(f"question {example['id']} has {len(tokens)} tokens: too many for the model's {limit}")
     order = sorted(range(len(token_ids)), key=lambda row: (-len(token_ids[row]), row))
     for begin in range(0, len(order), plan.settings.batch_size):
@@ -278,7 +281,7 @@ def forecast_seconds(reasoner: LatentReasoner, plan: Plan, left: Sequence[tuple[
     some = [key for key in keys if key.layer == keys[0].layer]
 
     def passes(unit: Unit, n_conditions: int, n_questions: int) -> int:
-        return n_conditions * n_questions * (CODI_THOUGHTS + 2 - min(unit.positions))
+        return n_conditions * n_questions * (reasoner.n_thoughts + 2 - min(unit.positions))
 
     measure_unit(reasoner, plan, unit, some[:2], batches=1)
     started = time.perf_counter()

@@ -15,6 +15,7 @@ from thought_saes.downstream.formats import SubstitutionContent
 from thought_saes.downstream.statistics import ResampledMean, benjamini_hochberg, mcnemar, resample_weights
 from thought_saes.downstream.substitutes import Condition
 from thought_saes.downstream.substitution import Scores
+from thought_saes.models.layouts import CODI_THOUGHTS
 
 SUBSTITUTION_FILE = "substitution.json"
 CLEARS = 0.02  # accuracy of own above mean thoughts, below which shares of it say nothing
@@ -122,6 +123,7 @@ def file_hash(path: Path) -> str:
 
 def check_identity(path: Path, there: dict[str, Any], identity: dict[str, Any]) -> None:
     """Raises InputError if the file's metadata are of another model, of other questions or settings."""
+    there = {"n_thoughts": CODI_THOUGHTS} | there  # what every file meant that does not say it
     if different := [name for name in identity if there.get(name) != identity[name]]:
         name = different[0]
         raise InputError(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thought_saes.downstream.substitutes import Condition, Questions, Substitutes
 from thought_saes.models.numbers import Span, last_number, number_span, same_answer
-from thought_saes.models.reasoner import CODI_THOUGHTS, Edit, LatentReasoner, Rollout
+from thought_saes.models.reasoner import Edit, LatentReasoner, Rollout
 
 REGIMES = ("cell", "layer")
 FORCED_ROUNDS = 2  # answers that change again are then generated token by token
@@ -85,7 +85,7 @@ def read_answers(reasoner: LatentReasoner, tokens: list[list[int]]) -> Answers:
 
 
 def think_to_the_end(rollout: Rollout) -> None:
-    while rollout.position < CODI_THOUGHTS:
+    while rollout.position < rollout.reasoner.n_thoughts:
         if rollout.position < 0:
             rollout.read()
         else:
@@ -239,7 +239,7 @@ def edit_of(
 
 def rows_together(reasoner: LatentReasoner, batch: Batch, max_new_tokens: int) -> int:
     """How many rows of the batch, each once or more, run as one: so many that their keys and values fit."""
-    n_tokens = max(map(len, batch.token_ids)) + CODI_THOUGHTS + max_new_tokens
+    n_tokens = max(map(len, batch.token_ids)) + reasoner.n_thoughts + max_new_tokens
     per_row = 2 * 4 * reasoner.n_layers * reasoner.input_dim * n_tokens  # at most: models may share keys and values
     return min(ROWS_TOGETHER, CACHE_BYTES // per_row)
 

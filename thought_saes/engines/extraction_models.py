@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from thought_saes.activations.extraction import Model
 from thought_saes.common.flags import require_package
 from thought_saes.common.machine import peak_bytes
-from thought_saes.models.reasoner import Batch, BatchResult, ModelFacts, ModelSource, Request
+from thought_saes.models.reasoner import Batch, BatchResult, ModelFacts, Request
+from thought_saes.models.source import ModelSource
 
 
 class ThisProcess:

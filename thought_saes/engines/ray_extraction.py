@@ -13,7 +13,8 @@ from ray.exceptions import RayError
 from thought_saes.common.errors import InputError
 from thought_saes.common.machine import peak_bytes
 from thought_saes.engines.ray_cluster import RETRIES, Share, answer, check_fits, nodes, takes_gpu, why_died
-from thought_saes.models.reasoner import Batch, BatchResult, ModelFacts, ModelSource, Request
+from thought_saes.models.reasoner import Batch, BatchResult, ModelFacts, Request
+from thought_saes.models.source import ModelSource
 
 # Batches that a replica has been given: one in work, and one so that it need not wait for the main process.
 GIVEN = 2

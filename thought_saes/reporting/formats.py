@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from thought_saes.activations.formats import AnswerLine, CacheMetadata, Example, SplitRows
+from thought_saes.analysis.formats import AnalysisSummary
 from thought_saes.common.schema import Counted, Record
 from thought_saes.common.text import table
 from thought_saes.downstream.edit_formats import EditsContent
@@ -34,6 +35,7 @@ FILES: tuple[type[Record], ...] = (
     BaselinesContent,
     GridPlan,
     LastRun,
+    AnalysisSummary,
     SubstitutionContent,
     ErrorPredictionContent,
     EditsContent,
