@@ -43,7 +43,7 @@ class InterpretConfig(LoadConfig):
     all_configurations: bool = option(False, help="score every latent_dim and k of a cell, not the page's alone")
     concept_column: tuple[str, ...] = option((), help="further columns of examples.jsonl whose values are concepts")
     model: str | None = option(None, help="the model of the activations, to look at directions through its lenses")
-    seed: int = option(0, help="seed of the untrained SAEs")
+    seed: int = option(0, help="seed of the untrained SAEs where a checkpoint names none")
     workers: int = option(os.cpu_count() or 1, help="cells that are scored at a time, each on one core")
     output: Path | None = option(None, help="folder to write to; if not given, features/ in the results")
 

@@ -43,7 +43,8 @@ from thought_saes.results.names import K_VALUES, LATENT_DIMS
 from thought_saes.results.recipe import RECIPES
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused.selection import RULES
-from thought_saes.training.run import Prepared, choose_backend
+from thought_saes.training.prepared import Prepared
+from thought_saes.training.run import choose_backend
 
 PEER_CONFIGURATIONS = ((512, 20), (1024, 20), (2048, 5), (2048, 100))  # (latent_dim, k)
 

@@ -26,7 +26,8 @@ from thought_saes.results.recipe import ALWAYS_RECORDED, PUBLISHED, Recipe
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused.selection import Selection
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.prepared import Prepared
+from thought_saes.training.run import train_saes
 from thought_saes.training.stack import train_stack
 from thought_saes.training.start import epoch_orders
 

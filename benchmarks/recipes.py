@@ -9,7 +9,8 @@ from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused.selection import Selection
-from thought_saes.training.run import Prepared, learning_rates
+from thought_saes.training.prepared import Prepared
+from thought_saes.training.run import learning_rates
 
 
 def selection_of(config: TrainConfig, case: Case) -> Selection:

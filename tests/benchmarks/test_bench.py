@@ -22,7 +22,7 @@ from thought_saes.common.flags import build_parser
 from thought_saes.results.recipe import RECIPES
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.fused.selection import Selection
-from thought_saes.training.run import Prepared
+from thought_saes.training.prepared import Prepared
 
 BENCH = ROOT / "benchmarks" / "bench.py"
 SMALL = [

@@ -293,7 +293,7 @@ from benchmarks.cases import Case, Job
 from benchmarks.methods import in_fork, measure_job
 from thought_saes.results.recipe import PUBLISHED
 from thought_saes.training.config import TrainConfig
-from thought_saes.training.run import Prepared
+from thought_saes.training.prepared import Prepared
 torch.set_num_threads(1)
 x = torch.rand(1024, 1024) + torch.rand(1024)
 rows, job = Prepared(x, PUBLISHED), Job("ours", Case(1024, 1024, 2048, 5))

@@ -12,7 +12,8 @@ from thought_saes.results.recipe import IMPROVED, PUBLISHED
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.frame import bytes_of_rows
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.prepared import Prepared
+from thought_saes.training.run import train_saes
 from thought_saes.training.stack import bytes_of_a_cell
 from thought_saes.training.start import epoch_orders
 

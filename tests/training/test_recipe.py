@@ -25,7 +25,8 @@ from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.frame import Frame
 from thought_saes.training.fused.selection import RULES
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.prepared import Prepared
+from thought_saes.training.run import train_saes
 from thought_saes.training.start import epoch_orders
 
 Call = Callable[..., tuple[int, str, str]]

@@ -17,8 +17,9 @@ from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.frame import Frame
+from thought_saes.training.prepared import Prepared
 from thought_saes.training.revival import Revival
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.run import train_saes
 from thought_saes.training.start import epoch_orders, seeded_sae
 
 Call = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,8 @@ from thought_saes.saes.checkpoint import load_sae
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.config import TrainConfig
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.prepared import Prepared
+from thought_saes.training.run import train_saes
 from thought_saes.training.start import epoch_orders
 
 KEY, EPOCHS, LR = SaeKey(Cell(1, 2), 32, 3), 4, 1e-3

@@ -188,7 +188,9 @@ def sae_hash(results: Path, key: RecordKey, positions: Sequence[int]) -> str | N
     if key.condition.name not in OF_AN_SAE or latent_dim is None or k is None:
         return None
     cells = [Cell(key.layer, position) for position in positions]
-    return "-".join(file_hash(checkpoint_path(results, SaeKey(cell, latent_dim, k))) for cell in cells)
+    hashes = [file_hash(checkpoint_path(results, SaeKey(cell, latent_dim, k))) for cell in cells]
+    # Earlier records of `untrained` started as nn.Linear does, whatever the recipe: they are measured again.
+    return "-".join([*hashes, *(["start"] if key.condition.name == "untrained" else [])])
 
 
 def keys_left(unit: Unit, plan: Plan, records: Records) -> list[RecordKey]:

@@ -19,7 +19,7 @@ from thought_saes.results.names import SaeKey, checkpoint_path
 from thought_saes.results.store import Results
 from thought_saes.saes.baselines import covariance
 from thought_saes.saes.sae import SparseAutoencoder
-from thought_saes.training.start import seeded_sae
+from thought_saes.training.prepared import AsStarted
 
 OF_A_CELL = ("own", "identity", "mean", "other_question", "zero")
 OF_A_RANK = ("pca",)
@@ -58,12 +58,12 @@ class Substitutes:
     def __init__(self, cache: ActivationCache, results: Path, cell: Cell, seed: int, device: torch.device) -> None:
         self.cache, self.results, self.cell, self.seed, self.device = cache, results, cell, seed, device
         self._saes: dict[SaeKey, SparseAutoencoder] = {}
-        self._untrained: dict[tuple[int, int], SparseAutoencoder] = {}
+        self._untrained: dict[SaeKey, SparseAutoencoder] = {}
 
     @cached_property
     def _training(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (input_dim,), eigenvectors (input_dim, input_dim) and eigenvalues of the training rows, ascending."""
-        rows = torch.from_numpy(np.ascontiguousarray(self.cache.cell(self.cell)[self.cache.split.train])).float()
+        rows = self._training_rows()
         mean = rows.double().mean(0)
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance(rows, mean))
         eigenvalues = eigenvalues.clamp(min=0)
@@ -71,16 +71,20 @@ class Substitutes:
 
     def sae(self, condition: Condition) -> SparseAutoencoder:
         """The SAE that the condition is about: the trained one, or the same as it started."""
-        latent_dim, k = condition.latent_dim or 0, condition.k or 0
-        trained = self._trained(SaeKey(self.cell, latent_dim, k))
+        key = SaeKey(self.cell, condition.latent_dim or 0, condition.k or 0)
+        trained = self._trained(key)
         if condition.name != "untrained":
             return trained
-        if (latent_dim, k) not in self._untrained:
-            made = seeded_sae(
-                self.cache.input_dim, SaeKey(self.cell, latent_dim, k), trained.config.get("seed", self.seed)
-            )
-            self._untrained[latent_dim, k] = made.to(self.device).requires_grad_(False)
-        return self._untrained[latent_dim, k]
+        if key not in self._untrained:
+            self._untrained[key] = self._as_started.of(trained, key).to(self.device)
+        return self._untrained[key]
+
+    @cached_property
+    def _as_started(self) -> AsStarted:
+        return AsStarted(self._training_rows, self.seed)
+
+    def _training_rows(self) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.cache.cell(self.cell)[self.cache.split.train])).float()
 
     def _trained(self, key: SaeKey) -> SparseAutoencoder:
         if key in self._saes:

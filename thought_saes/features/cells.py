@@ -1,7 +1,7 @@
 """One cell's SAEs and its other representations held against the concepts: tables and scores.
 
     sae         halves of the SAE's latents
-    untrained   halves of an SAE of the same shape as it started
+    untrained   halves of the same SAE as its recipe started it
     shuffled    halves of the SAE, the concepts dealt out to other rows: what the best of thousands reaches by chance
     raw         halves of the activation's dimensions
     pca         halves of the activation along the principal axes of the training rows
@@ -38,7 +38,7 @@ from thought_saes.features.scores import (
 from thought_saes.results.names import AXES, SaeKey
 from thought_saes.results.store import Results
 from thought_saes.saes.sae import SparseAutoencoder
-from thought_saes.training.start import seeded_sae
+from thought_saes.training.prepared import AsStarted
 
 CONCEPT_COLUMNS = [*AXES, "concept", "representation", "half", "f1", "precision", "recall", "threshold", "n_rows"]
 # The probe's time grows with the cube of these.
@@ -147,12 +147,13 @@ def score_cell(
     probe = judge_.note("probe", fit_probes(probed[judge_.train], train, probed[judge_.validation], validation))
     named = {"raw": raw, "pca": pca, "probe": probe}
     features, records = [], []
+    as_started = AsStarted(lambda: x[judge_.train], seed)
     for key in keys:
         sae = results.sae(key, cache.input_dim)
         entries = collect_entries(sae, x)
         found, halves = judge_.halves(entries)
         features.append(describe_halves(key, entries, halves, concepts.names))
-        records.append(_record(judge_, key, sae, x, found, halves, entries, raw, seed))
+        records.append(_record(judge_, key, sae, x, found, halves, entries, raw, as_started.of(sae, key)))
     return CellScores(
         pd.concat(features, ignore_index=True),
         pd.concat(judge_.tables, ignore_index=True),
@@ -171,13 +172,12 @@ def _record(
     halves: Halves,
     entries: Any,
     raw: Coverage,
-    seed: int,
+    start: SparseAutoencoder,
 ) -> dict[str, Any]:
     """The scores of one SAE."""
     concepts = judge_.concepts
     ours = judge_.note("sae", found, key)
-    start = collect_entries(seeded_sae(sae.input_dim, key, seed, sae.variant.name), x)
-    untrained = judge_.note("untrained", judge_.halves(start)[0], key)
+    untrained = judge_.note("untrained", judge_.halves(collect_entries(start, x))[0], key)
     shuffled = judge_.note("shuffled", judge_.halves(entries, shuffled=True)[0], key, dealt=True)
     judged = ~np.isnan(halves.precise)
     monosemantic = int((halves.precise[judged] >= MONOSEMANTIC_PRECISION).sum())

@@ -69,7 +69,7 @@ class SaeCoverage(Record):
     fvu: Annotated[Measured, Meta(description="as its checkpoint says")]
     feature_death_rate: Measured
     sae: Annotated[Coverage, Meta(description="of its halves")]
-    untrained: Annotated[Coverage, Meta(description="of an SAE of the same shape as it started")]
+    untrained: Annotated[Coverage, Meta(description="of the same SAE as its recipe started it")]
     shuffled: Annotated[Coverage, Meta(description="of its halves, the concepts dealt out to other rows")]
     over_raw: Annotated[CoverageDifference, Meta(description="its coverage less that of raw")]
     over_untrained: Annotated[CoverageDifference, Meta(description="likewise")]

@@ -36,6 +36,8 @@ from thought_saes.features.tables import CONCEPTS, COVERAGE, FEATURES, SCORES
 from thought_saes.results.names import SLICE_K, SLICE_LATENT_DIM, SaeKey, checkpoint_keys, checkpoint_path
 from thought_saes.results.store import Results
 
+UNTRAINED = "as its recipe starts"  # of parts that say less, nn.Linear's start was compared, whatever the recipe
+
 
 class Chosen(NamedTuple):
     """The SAEs to look at."""
@@ -168,7 +170,7 @@ def _score(job: _Job) -> int:
 def _identity(cache: ActivationCache, cell: Cell, concepts: Concepts, checkpoints: Sequence[Path], seed: int) -> str:
     """Equal exactly when the same tables would come out."""
     labels = concepts.labels
-    digest = hashlib.sha256(json.dumps([cache.fingerprint(cell), concepts.names, seed]).encode())
+    digest = hashlib.sha256(json.dumps([cache.fingerprint(cell), concepts.names, seed, UNTRAINED]).encode())
     for array in (labels.concepts.indptr, labels.concepts.indices, labels.defined.indices, labels.family):
         digest.update(array.astype("<i8").tobytes())
     for path in checkpoints:

@@ -19,8 +19,9 @@ from thought_saes.results.store import Results
 from thought_saes.saes.baselines import measure_baselines, moment_matched_rows, score
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.config import TrainConfig
+from thought_saes.training.prepared import Prepared
 from thought_saes.training.rows import about_rows, load_cells
-from thought_saes.training.run import Prepared, train_saes
+from thought_saes.training.run import train_saes
 from thought_saes.training.start import epoch_orders
 
 

@@ -24,8 +24,9 @@ from thought_saes.training.config import TrainConfig
 from thought_saes.training.frame import bytes_of_rows
 from thought_saes.training.jobs import Job, MeasureCell, TrainSaes
 from thought_saes.training.plan import Plan, bytes_to_write
+from thought_saes.training.prepared import Prepared
 from thought_saes.training.rows import load_cells
-from thought_saes.training.run import Prepared, lacks_kernel, train_saes
+from thought_saes.training.run import lacks_kernel, train_saes
 from thought_saes.training.stack import bytes_of_a_cell
 from thought_saes.training.start import epoch_orders
 

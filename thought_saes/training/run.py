@@ -12,24 +12,21 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.helpers import helpers
-from thought_saes.common.machine import float32_products
 from thought_saes.results.names import SaeKey
 from thought_saes.results.provenance import provenance
 from thought_saes.results.recipe import PUBLISHED, Recipe
 from thought_saes.results.store import Results
 from thought_saes.saes.measures import RowMoments, evaluate
-from thought_saes.saes.moments import CHUNK_ROWS, chunks
 from thought_saes.saes.sae import SparseAutoencoder
-from thought_saes.saes.variant import extras_of, set_extras
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training.adam import Rates, linear_decay
 from thought_saes.training.config import TrainConfig
-from thought_saes.training.frame import Frame
 from thought_saes.training.freezing import LiveEpochs
 from thought_saes.training.fused.selection import RULES, Selection
+from thought_saes.training.prepared import Prepared
 from thought_saes.training.rows import about_rows, load_cells
 from thought_saes.training.stack import Trained, train_epoch, train_stack
-from thought_saes.training.start import Spectrum, epoch_orders, start_sae
+from thought_saes.training.start import epoch_orders
 
 # Settings of a recipe that change a step itself, where they are not zero: the plain trainer alone has them.
 ADDED_TO_A_STEP = ("unit_decoder", "weight_decay", "aux_alpha")
@@ -132,34 +129,6 @@ def train_saes(
     at_rest = VARIANTS[recipe.variant].threshold == "row" and lacks_kernel(recipe) is None
     run_epoch = LiveEpochs() if at_rest else train_epoch
     return train_stack(saes, cells, x, of_all_cells, config.batch_size, rates, on_epochs, run_epoch, recipe)
-
-
-class Prepared:
-    """A cell's training rows in the coordinates of the recipe, and what its SAEs start from."""
-
-    def __init__(self, x: Tensor, recipe: Recipe, into: Tensor | None = None) -> None:
-        """x (n, input_dim), which stays as it is. Framed rows are written to `into` if that is given."""
-        self.recipe = recipe
-        self.frame = Frame.of(x, recipe.whiten) if recipe.centre else None
-        self.x = x if self.frame is None else self.frame.apply(x, into)
-        self.spectrum = Spectrum.of(self.x) if recipe.start == "components" else None
-
-    def start(self, key: SaeKey, seed: int) -> SparseAutoencoder:
-        """The SAE before its first step, in these coordinates."""
-        sae = start_sae(key, seed, self.recipe, self.x, self.spectrum)
-        with torch.no_grad():
-            pre_acts = (sae.encoder(rows.cpu()) for rows in chunks(self.x, CHUNK_ROWS))
-            set_extras(sae, sae.variant.begin(pre_acts, sae.k, len(self.x), extras_of(sae)))
-        return sae
-
-    @torch.no_grad()
-    @float32_products("ieee")
-    def finish(self, sae: SparseAutoencoder) -> None:
-        """Bring a trained (or untrained) SAE into raw units, its inference's extras measured."""
-        pre_acts = (sae.encoder(rows) for rows in chunks(self.x, CHUNK_ROWS))
-        set_extras(sae, sae.variant.finish(pre_acts, sae.k, len(self.x), extras_of(sae)))
-        if self.frame is not None:
-            self.frame.fold(sae)
 
 
 def train_parts(
