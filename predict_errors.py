@@ -20,7 +20,7 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_json
-from thought_saes.common.flags import Selection, check_at_least, option, parse_config
+from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
 from thought_saes.downstream.error_prediction import evaluate, read_rows
 from thought_saes.downstream.job import saes_there
 from thought_saes.downstream.substitutes import Substitutes
@@ -39,14 +39,15 @@ class ErrorsConfig:
     latent_dims: tuple[int, ...] | None = option(None, help="latent_dim of the SAEs; by default all that are there")
     repeats: int = option(5, help="divisions of the questions into five folds")
     seed: int = option(0, help="seed of the folds and of the resamples")
+    workers: int = option(os.cpu_count() or 1, help="cells that are judged at a time, each on one core")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "repeats")
+        check_at_least(self, 1, "repeats", "workers")
+        check_at_most(self, MOST_THREADS, "workers")
         check_at_least(self, 0, "seed")
 
 
 def main() -> int:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = parse_config(ErrorsConfig, __doc__ or "")
     cache, training = ActivationCache(config.activations), ActivationCache(config.training)
     if cache.input_dim != training.input_dim:
@@ -77,6 +78,7 @@ def main() -> int:
             saes,
             config.repeats,
             config.seed,
+            config.workers,
             bar.update,
         )
         metadata = {

@@ -138,6 +138,18 @@ def test_a_damaged_baselines_file_is_refused_in_one_line(folders: list[Path], ca
     assert "baselines" in error
 
 
+def test_what_a_baselines_file_does_not_say_of_its_cell_is_missing_there_alone(folders: list[Path]) -> None:
+    def lose(content: dict[str, Any]) -> None:
+        del content["gamma"]
+        content["gaussian"] = None
+
+    edit(baselines_path(folders[0], Cell(0, 0)), lose)
+    table = load_replicates(folders[:1]).table
+    assert table["gamma"].isna().tolist() == [
+        cell == (0, 0) for cell in zip(table["layer"], table["position"], strict=True)
+    ]
+
+
 def test_baselines_of_other_activations_are_refused(folders: list[Path]) -> None:
     edit(baselines_path(folders[0], Cell(0, 0)), lambda content: content["metadata"].update(activations="other"))
     with pytest.raises(InputError, match=r"baselines_pos0_layer0.json is of other activations \(other\)"):

@@ -33,6 +33,10 @@ def test_the_gaussian_control_is_trained_once_for_each_k_and_added_to_a_run_with
         assert scores["fvu"] > 0
     table = load_replicates([results]).table
     assert table["gaussian_fvu"].notna().tolist() == (table["latent_dim"] == 24).tolist()
+    # A file that says null has none.
+    path.write_text(json.dumps(with_control | {"gaussian": None}))
+    assert call(train_grid.main, *words, "--gaussian-control")[0] == 0
+    assert json.loads(path.read_text())["gaussian"] == with_control["gaussian"]
     # A second time there is nothing left to do.
     before = path.stat().st_mtime_ns
     assert call(train_grid.main, *words, "--gaussian-control")[0] == 0

@@ -29,7 +29,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, n in (("train", 40), ("test", 120)):
         problems = [make_problem(rng, split, 6) for _ in range(n)]
         examples = as_examples([p.question for p in problems], [str(p.answer) for p in problems])
-        cache = write_cache(folder / split, reasoner, examples, [1], [2])
+        cache = write_cache(folder / split, reasoner, examples, [1], [1, 2])
         if split == "train":
             write_saes(folder / "results", cache, [16], [2, 3, 4])
         else:
@@ -56,7 +56,7 @@ def test_the_early_model_errs_and_the_file_answers_the_published_question(ready:
     answers = [json.loads(line) for line in (ready / "test" / ANSWERS_FILE).read_text().splitlines()]
     assert all(tuple(answer) == AnswerLine.__struct_fields__ for answer in answers)
     assert 0.5 < sum(answer["correct"] for answer in answers) / len(answers) < 0.9
-    code, _, err = call(predict_errors.main, *flags(ready), "--repeats", 1)
+    code, _, err = call(predict_errors.main, *flags(ready), "--positions", 2, "--repeats", 1)
     assert code == 0, err
     content = json.loads((ready / "results/error_prediction.json").read_text())
     kinds = [record["features"] for record in content["records"]]
@@ -67,12 +67,21 @@ def test_the_early_model_errs_and_the_file_answers_the_published_question(ready:
     assert content["n_wrong"] == sum(not answer["correct"] for answer in answers)
 
 
+def test_cells_side_by_side_are_judged_as_one_after_the_other(ready: Path, call: Call) -> None:
+    found = []
+    for workers in (2, 1):
+        assert call(predict_errors.main, *flags(ready), "--repeats", 1, "--workers", workers)[0] == 0
+        found.append(json.loads((ready / "results/error_prediction.json").read_text()))
+    assert found[0] == found[1]
+    assert [record["position"] for record in found[0]["records"]] == [1] * 9 + [2] * 9
+
+
 def test_bad_input_is_one_line(ready: Path, call: Call, tmp_path: Path) -> None:
     for words, message in (
         (["--activations", tmp_path / "nowhere"], "no activations at"),
         (["--results", tmp_path / "nowhere"], "no results at"),
         (["--activations", ready / "train"], f"{ANSWERS_FILE} is missing: extract_activations.py --answers"),
-        (["--k-values", 2], "1 SAEs are chosen"),
+        (["--k-values", 2, "--positions", 2], "1 SAEs are chosen"),
     ):
         code, _, err = call(predict_errors.main, *flags(ready), *words)
         assert (code, len(err.splitlines())) == (2, 1)

@@ -5,7 +5,7 @@ import pytest
 
 from thought_saes.activations.formats import AnswerLine
 from thought_saes.common.errors import InputError
-from thought_saes.downstream.auroc import auroc, aurocs, folds, out_of_fold, within_strata
+from thought_saes.downstream.auroc import auroc, aurocs, divisions, folds, out_of_fold, within_strata
 from thought_saes.downstream.error_prediction import Rows, chosen_on_halves, halves, published_question, read_rows
 from thought_saes.downstream.statistics import resample_weights
 
@@ -38,8 +38,9 @@ def test_features_that_tell_errors_are_found_and_noise_is_not() -> None:
     noise = rng.standard_normal((300, 40))
     told = noise.copy()
     told[:, 3] += 2 * rows.wrong
-    assert auroc(out_of_fold(told, rows.wrong, rows.groups, 1, 0), rows.wrong) > 0.85
-    assert 0.35 < auroc(out_of_fold(noise, rows.wrong, rows.groups, 1, 0), rows.wrong) < 0.65
+    divided = divisions(rows.wrong, rows.groups, 1, 0)
+    assert auroc(out_of_fold(told, rows.wrong, divided), rows.wrong) > 0.85
+    assert 0.35 < auroc(out_of_fold(noise, rows.wrong, divided), rows.wrong) < 0.65
 
 
 def test_a_question_that_comes_twice_is_never_on_both_sides() -> None:
@@ -53,7 +54,7 @@ def test_a_question_that_comes_twice_is_never_on_both_sides() -> None:
         assert (first ^ second).all()
     # Features that name the question itself would tell all if its twin were seen.
     x = np.eye(80)[groups]
-    assert auroc(out_of_fold(x, wrong, groups, 1, 0), wrong) < 0.65
+    assert auroc(out_of_fold(x, wrong, divisions(wrong, groups, 1, 0)), wrong) < 0.65
 
 
 def configurations(rows: Rows, informative: bool) -> tuple[list[dict[str, float | int]], np.ndarray]:

@@ -76,16 +76,13 @@ def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -
             "pca": content["pca"].get(str(sae.k), {}),
             "untrained": content["untrained"].get(str(sae.latent_dim), {}).get(str(sae.k), {}),
         }
-        gaussian = content.get("gaussian", {}).get(str(sae.latent_dim), {}).get(str(sae.k), {})
+        gaussian = (content.get("gaussian") or {}).get(str(sae.latent_dim), {}).get(str(sae.k), {})
         scores = {f"{name}_{score}": values.get(score) for name, values in scored.items() for score in SCORES}
         scores |= {f"gaussian_{score}": gaussian.get(score) for score in ("fvu", "pca_fvu")}
-        return scores | {name: content[name] for name in ("gamma", "effective_rank", "mean_norm")}
+        return scores | {name: content.get(name) for name in ("gamma", "effective_rank", "mean_norm")}
 
-    try:
-        columns = pd.DataFrame([of_one(sae) for sae in table.itertuples()], index=table.index, columns=BASELINES)
-        return columns.apply(pd.to_numeric)
-    except (KeyError, TypeError, AttributeError, ValueError) as problem:
-        raise InputError(f"a baselines file in {results} is damaged ({problem!r}): make it anew") from problem
+    columns = pd.DataFrame([of_one(sae) for sae in table.itertuples()], index=table.index, columns=BASELINES)
+    return columns.apply(pd.to_numeric)
 
 
 def difference(folder: Path, grid: Grid, first_folder: Path, first: Grid) -> str | None:

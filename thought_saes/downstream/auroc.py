@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -56,28 +57,41 @@ def folds(wrong: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.nda
     return list(splitter.split(np.zeros(len(wrong)), wrong, groups))
 
 
+class Division(NamedTuple):
+    """Rows that a probe is fitted on and judged on; of the former, those that C is tried on and judged on."""
+
+    train: np.ndarray
+    test: np.ndarray
+    inner: np.ndarray  # places in `train`
+    held: np.ndarray  # likewise
+
+
+def divisions(wrong: np.ndarray, groups: np.ndarray, n_repeats: int, seed: int) -> list[Division]:
+    """`n_repeats` divisions into folds, a part for each fold. They do not depend on what is probed."""
+    return [
+        Division(train, test, *folds(wrong[train], groups[train], seed)[-1])
+        for repeat in range(n_repeats)
+        for train, test in folds(wrong, groups, seed + repeat)
+    ]
+
+
 def fitted(x: np.ndarray, wrong: np.ndarray, strength: float) -> object:
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, solver="newton-cholesky", max_iter=50, tol=1e-3)
     ).fit(x, wrong)
 
 
-def out_of_fold(x: np.ndarray, wrong: np.ndarray, groups: np.ndarray, n_repeats: int, seed: int) -> np.ndarray:
-    """Scores (n,) of rows by probes that never saw their question, the mean over `n_repeats` divisions into folds.
+def out_of_fold(x: np.ndarray, wrong: np.ndarray, divided: Sequence[Division]) -> np.ndarray:
+    """Scores (n,) of rows by probes that never saw their question, the mean over the repeats in `divided`.
 
     Standardisation and the choice of C see the training folds only: C is chosen on the last of their own folds.
     Scores are log-odds, so that folds can be pooled.
     """
     total = np.zeros(len(x))
-    for repeat in range(n_repeats):
-        for train, test in folds(wrong, groups, seed + repeat):
-            inner, held = folds(wrong[train], groups[train], seed)[-1]
-            chosen = max(
-                STRENGTHS,
-                key=partial(strength_auroc, x[train], wrong[train], inner, held),
-            )
-            total[test] += decide(x[train], wrong[train], chosen, x[test])
-    return total / n_repeats
+    for train, test, inner, held in divided:
+        chosen = max(STRENGTHS, key=partial(strength_auroc, x[train], wrong[train], inner, held))
+        total[test] += decide(x[train], wrong[train], chosen, x[test])
+    return total * N_FOLDS / len(divided)
 
 
 def strength_auroc(x: np.ndarray, wrong: np.ndarray, inner: np.ndarray, held: np.ndarray, strength: float) -> float:

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.activations.formats import AnswerLine
 from thought_saes.common.errors import InputError
-from thought_saes.downstream.auroc import auroc, aurocs, out_of_fold, within_strata
+from thought_saes.common.processes import done_side_by_side
+from thought_saes.downstream.auroc import auroc, aurocs, divisions, out_of_fold, within_strata
 from thought_saes.downstream.statistics import INTERVAL, resample_weights
 from thought_saes.downstream.substitutes import Condition, Questions, Substitutes
 from thought_saes.models.numbers import NUMBER
@@ -73,13 +74,13 @@ class Judge:
     """Out-of-fold scores, their AUROC with its interval, and what they add to the baselines."""
 
     def __init__(self, rows: Rows, n_repeats: int, seed: int) -> None:
-        self.rows, self.n_repeats, self.seed = rows, n_repeats, seed
+        self.rows, self._divided = rows, divisions(rows.wrong, rows.groups, n_repeats, seed)
         self.weights = resample_weights(seed, range(int(rows.groups.max()) + 1))[rows.groups]
         self.baseline_scores = self.scores(rows.baselines)
         self._baseline_resampled = aurocs(self.baseline_scores, rows.wrong, self.weights)
 
     def scores(self, x: np.ndarray) -> np.ndarray:
-        return out_of_fold(x, self.rows.wrong, self.rows.groups, self.n_repeats, self.seed)
+        return out_of_fold(x, self.rows.wrong, self._divided)
 
     def record(self, scores: np.ndarray) -> dict[str, Any]:
         """AUROC with its interval, and within numbers of worked steps."""
@@ -135,6 +136,30 @@ def features_of_cell(
     return found
 
 
+class CellJob(NamedTuple):
+    """A cell whose features are judged."""
+
+    judge: Judge
+    cache: ActivationCache  # of the answered questions
+    made: Substitutes  # of the activations that the SAEs were trained on
+    saes: list[SaeKey]
+
+    def run(self) -> tuple[Cell, list[dict[str, Any]], list[np.ndarray]]:
+        """The records of all features, and the scores of those of trained SAEs, in the same order."""
+        cell, records, scores_of_saes = self.made.cell, [], []
+        latent_dims = sorted({key.latent_dim for key in self.saes})
+        k_values = sorted({key.k for key in self.saes})
+        for what, kind, x, quality in features_of_cell(
+            self.cache, self.made, self.judge.rows.kept, latent_dims, k_values
+        ):
+            record, scores = self.judge.judge(x)
+            about = {"layer": cell.layer, "position": cell.position, "features": kind}
+            records.append(about | {"latent_dim": what.latent_dim, "k": what.k} | quality | record)
+            if kind == "sae":
+                scores_of_saes.append(scores)
+        return cell, records, scores_of_saes
+
+
 def evaluate(
     cache: ActivationCache,
     rows: Rows,
@@ -142,22 +167,21 @@ def evaluate(
     saes: Sequence[SaeKey],
     n_repeats: int,
     seed: int,
+    workers: int,
     on_progress: Callable[[int], object],
 ) -> dict[str, Any]:
     """Everything of `error_prediction.json` but its metadata. `on_progress(1)`: a cell is done."""
     judge = Judge(rows, n_repeats, seed)
-    records, scores_of_saes, configs = [], [], []
-    for cell in sorted({key.cell for key in saes}):
-        latent_dims = sorted({key.latent_dim for key in saes if key.cell == cell})
-        k_values = sorted({key.k for key in saes if key.cell == cell})
-        for what, kind, x, quality in features_of_cell(cache, substitutes(cell), rows.kept, latent_dims, k_values):
-            record, scores = judge.judge(x)
-            about = {"layer": cell.layer, "position": cell.position, "features": kind}
-            records.append(about | {"latent_dim": what.latent_dim, "k": what.k} | quality | record)
-            if kind == "sae":
-                configs.append(records[-1])
-                scores_of_saes.append(scores)
+    cells = sorted({key.cell for key in saes})
+    jobs = [CellJob(judge, cache, substitutes(cell), [key for key in saes if key.cell == cell]) for cell in cells]
+    found = []
+    for of_cell in done_side_by_side(CellJob.run, jobs, workers):
+        found.append(of_cell)
         on_progress(1)
+    found.sort(key=lambda of_cell: of_cell[0])
+    records = [record for _, some, _ in found for record in some]
+    configs = [record for record in records if record["features"] == "sae"]
+    scores_of_saes = [scores for *_, some in found for scores in some]
     oracle = judge.record(judge.scores(rows.steps[:, None]))
     answer = published_question(configs, np.stack(scores_of_saes), rows, judge.weights, seed)
     return {
@@ -256,6 +280,7 @@ def mean_correlation(
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's; NaN of fewer than three, or where one of them does not vary."""
     if len(one) < 3 or len(np.unique(one)) < 2 or len(np.unique(other)) < 2:
         return float("nan")
-    return float(spearmanr(one, other).statistic)
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])

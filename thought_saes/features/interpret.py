@@ -10,21 +10,18 @@ parts/                  the same of each cell, by which a killed run resumes
 import hashlib
 import io
 import json
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import DamagedFile, InputError
 from thought_saes.common.files import read_json, write_bytes, write_json
+from thought_saes.common.processes import done_side_by_side
 from thought_saes.common.schema import read_record
 from thought_saes.features.cells import score_cell
 from thought_saes.features.collect import collect_entries, rows_of
@@ -125,16 +122,8 @@ def score_cells(
     n_saes = sum(map(len, chosen.keys.values()))
     n_left = sum(len(job.keys) for job in left)
     with tqdm(total=n_saes, initial=n_saes - n_left, unit="SAE") as bar:
-        if min(workers, len(left)) < 2:
-            for job in left:
-                bar.update(_score(job))
-            return parts
-        pool = ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), initializer=_on_one_core)
-        try:
-            for done in as_completed([pool.submit(_score, job) for job in left]):
-                bar.update(done.result())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for n_done in done_side_by_side(_score, left, workers):
+            bar.update(n_done)
     return parts
 
 
@@ -149,11 +138,6 @@ class _Job(NamedTuple):
     seed: int
     part: _Part
     identity: str
-
-
-def _on_one_core() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
-    torch.set_num_threads(1)
 
 
 def _score(job: _Job) -> int:

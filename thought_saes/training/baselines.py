@@ -51,7 +51,7 @@ def baselines_are_there(
     there = content["metadata"].get("activations"), content["metadata"].get("seed")
     by_latent_dim = [content["untrained"].get(str(latent_dim)) for latent_dim in latent_dims]
     if gaussian_control:
-        by_latent_dim.append(content.get("gaussian", {}).get(str(control_size(latent_dims))))
+        by_latent_dim.append((content.get("gaussian") or {}).get(str(control_size(latent_dims))))
     return there == (run.activations, run.seed) and all(
         isinstance(by_k, dict) and str(k) in by_k for by_k in by_latent_dim for k in k_values
     )
