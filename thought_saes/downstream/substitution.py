@@ -240,7 +240,8 @@ def edit_of(
 def rows_together(reasoner: LatentReasoner, batch: Batch, max_new_tokens: int) -> int:
     """How many rows of the batch, each once or more, run as one: so many that their keys and values fit."""
     n_tokens = max(map(len, batch.token_ids)) + reasoner.n_thoughts + max_new_tokens
-    per_row = 2 * 4 * reasoner.n_layers * reasoner.input_dim * n_tokens  # at most: models may share keys and values
+    n_heads, width = reasoner.key_value_heads
+    per_row = 2 * 4 * reasoner.n_layers * n_heads * width * n_tokens
     return min(ROWS_TOGETHER, CACHE_BYTES // per_row)
 
 

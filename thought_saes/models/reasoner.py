@@ -184,6 +184,14 @@ class LatentReasoner:
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
+    def key_value_heads(self) -> tuple[int, int]:
+        """How many heads hold keys and values, and the width of each."""
+        text = self.model.config.get_text_config()
+        n_heads = int(text.num_attention_heads)
+        width = getattr(text, "head_dim", None) or self.input_dim // n_heads
+        return int(getattr(text, "num_key_value_heads", None) or n_heads), int(width)
+
+    @property
     def max_tokens(self) -> int | None:
         """The longest sequence the model has positions for, if it has such a limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
