@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,14 +22,16 @@ import numpy as np
 import pytest
 
 import extract_activations
+import substitute_thoughts
 import train_all_layers_positions
 import train_grid
-from tests.helpers.codi_checkpoints import QUESTIONS, CodiFiles, write_codi
+from tests.helpers.codi_checkpoints import LORA_ALPHA, QUESTIONS, CodiFiles, write_codi
 from tests.helpers.paths import ROOT
 from tests.helpers.results import assert_same_results
+from tests.helpers.substitution import as_examples, write_cache, write_questions, write_saes
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.common.errors import InputError
-from thought_saes.models.reasoner import Request
+from thought_saes.models.reasoner import LatentReasoner, Request
 from thought_saes.models.source import ModelSource
 from thought_saes.training.config import GridConfig
 
@@ -110,6 +113,26 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(extract: Call) -> None:
         assert (code, len(err.splitlines())) == (2, 1)
         assert f"no Ray cluster at --ray-address {address}" in err
         assert time.monotonic() - started < 10
+
+
+def test_substitution_by_two_processes_writes_the_records_of_one(
+    call: Call, codi: CodiFiles, cluster: Any, tmp_path: Path
+) -> None:
+    reasoner = LatentReasoner.load(str(codi.checkpoint), str(codi.base), LORA_ALPHA)
+    texts = [f"how many {'3 apples . ' * (number % 5)} {number} ?" for number in range(60)]
+    examples = as_examples(texts, [str(number % 7) for number in range(60)])
+    write_saes(tmp_path / "local", write_cache(tmp_path / "act", reasoner, examples[:40], [1], [1, 2]), [16], [2])
+    shutil.copytree(tmp_path / "local", tmp_path / "ray")
+    words = ["--model", codi.checkpoint, "--base-model", codi.base, "--activations", tmp_path / "act", "--threads", 1]
+    words += ["--dataset", write_questions(tmp_path / "test.jsonl", examples[40:]), "--max-new-tokens", 3]
+    found = []
+    for engine, more in (("ray", ["--ray-address", cluster.address]), ("local", [])):
+        results = tmp_path / engine
+        code, out, err = call(substitute_thoughts.main, *words, "--results", results, "--engine", engine, *more)
+        assert code == 0, err
+        assert out.endswith(f"30 records in {results / 'substitution.json'}\n")
+        found.append(json.loads((results / "substitution.json").read_text())["records"])
+    assert found[0] == found[1]
 
 
 SMALL: list[Any] = ["--latent-dims", 24, 16, "--k-values", 2, 4, "--batch-size", 32, "--backend", "torch"]
