@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.bench_peers import PEERS
+from benchmarks.bench_peers import PEERS, Shape
 from benchmarks.cases import TINY, Job, Measured
 from benchmarks.recipes import rate_of_each_step, selection_of, started
 from benchmarks.textbook import textbook_latents, textbook_step
@@ -52,7 +52,7 @@ def seconds_per_epoch(
     textbook = (
         textbook_step(list(sae.parameters()), selection_of(config, case), config.lr) if method == "textbook" else None
     )
-    peer = PEERS[method].make_step(*case[1:], config.lr) if method in PEERS else None
+    peer = PEERS[method].make_step(Shape(config.variant, *case[1:]), config.lr) if method in PEERS else None
     product = torch.empty(config.batch_size, case.latent_dim)
     begun = clock()
     if method == "ours":
