@@ -105,10 +105,13 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
     loss_sum = torch.zeros(n_sae, device=device)
     fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
-    for step_number, rows in enumerate(order.split(batch_size, dim=1), start=steps):
+    all_rows = x.flatten(end_dim=1)  # one index tensor, not two: so the gather reads whole rows at a time
+    places = order + stack.cell[:, None] * x.shape[1]
+    batches = zip(order.split(batch_size, dim=1), places.split(batch_size, dim=1), strict=True)
+    for step_number, (rows, places_of_rows) in enumerate(batches, start=steps):
         for group, factor in zip(optimizer.param_groups, (1.0, variant.extras_rate), strict=False):
             group["lr"] = factor * rate_of(lr, step_number)
-        batch = x[stack.cell[:, None], rows]  # (n_sae, batch, input_dim)
+        batch = all_rows[places_of_rows]  # (n_sae, batch, input_dim)
         pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
         latents, selected, smallest, extra_losses, gates = variant.encode(pre_acts, stack.k_values, extras)
         losses = variant.losses(batch, latents, W_dec, b_dec)  # (n_sae,)
@@ -234,14 +237,16 @@ def bytes_of_a_cell(
     """The memory that one more (layer, position) takes in a stack, at most, with its SAEs and all its rows.
 
     float32: weights, two moments and gradients (or copies of all four, of what is not frozen), those of what the
-    variant trains beside the weights included; what a step holds of each row of a batch; the rows themselves, as they
-    are and as the recipe frames them.
+    variant trains beside the weights included; what a step holds of each row of a batch; an SAE's order of the rows, in
+    its cell and among those of all cells, and the k-th largest of each; the rows themselves, as they are and as the
+    recipe frames them.
     """
     variant = VARIANTS[recipe.variant]
     of_a_row = variant.bytes_of_a_row(input_dim, latent_dim)
     if recipe.aux_alpha:
         of_a_row += revival.bytes_of_a_row(input_dim, latent_dim)
     of_an_sae = 16 * (n_weights(input_dim, latent_dim) + len(variant.trained) * latent_dim) + batch_size * of_a_row
+    of_an_sae += 20 * n_rows
     if recipe.unit_decoder:  # a product as large as the decoder, and its gradient's radial part
         of_an_sae += 8 * input_dim * latent_dim
     return n_saes * of_an_sae + bytes_of_rows(recipe, n_rows, input_dim)
