@@ -141,10 +141,11 @@ def test_a_damaged_baselines_file_is_refused_in_one_line(folders: list[Path], ca
 def test_what_a_baselines_file_does_not_say_of_its_cell_is_missing_there_alone(folders: list[Path]) -> None:
     def lose(content: dict[str, Any]) -> None:
         del content["gamma"]
-        content["gaussian"] = None
+        content |= {"gaussian": None, "effective_rank": float("-inf")}
 
     edit(baselines_path(folders[0], Cell(0, 0)), lose)
     table = load_replicates(folders[:1]).table
+    assert table["effective_rank"].isna().equals(table["gamma"].isna())
     assert table["gamma"].isna().tolist() == [
         cell == (0, 0) for cell in zip(table["layer"], table["position"], strict=True)
     ]

@@ -208,6 +208,9 @@ def test_a_thoughts_file_of_two_ids_is_of_a_codi_model(codi: CodiFiles, tmp_path
 def test_weights_of_more_layers_than_the_config_has_are_refused(codi: CodiFiles, tmp_path: Path) -> None:
     LatentReasoner.load(str(codi.checkpoint), str(codi.base)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 0}))
+    with pytest.raises(InputError, match="is no model that can be loaded"):
+        LatentReasoner.load(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": N_LAYERS - 1}))
     with pytest.raises(InputError, match=r"do not fit its config.json: model\.layers\.2\..* is left over"):
         LatentReasoner.load(str(tmp_path))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from thought_saes.activations.cell import Cell
@@ -49,7 +50,7 @@ def recorded(config: Any) -> dict[str, Any]:
 
 
 def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
-    """BASELINES of each SAE of `table`, NaN where a cell has no file; no columns where no cell has one.
+    """BASELINES of each SAE of `table`, NaN where there is no finite value; no columns where no cell has a file.
 
     Raises InputError if a file is damaged or is of other activations than the cell's SAEs.
     """
@@ -82,7 +83,7 @@ def read_baselines(results: Path, table: pd.DataFrame, metadata: pd.DataFrame) -
         return scores | {name: content.get(name) for name in ("gamma", "effective_rank", "mean_norm")}
 
     columns = pd.DataFrame([of_one(sae) for sae in table.itertuples()], index=table.index, columns=BASELINES)
-    return columns.apply(pd.to_numeric)
+    return columns.apply(pd.to_numeric).replace([np.inf, -np.inf], np.nan)
 
 
 def difference(folder: Path, grid: Grid, first_folder: Path, first: Grid) -> str | None:

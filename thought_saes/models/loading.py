@@ -27,6 +27,12 @@ NEW_TOKENS = 3  # rows that training appends to the embedding: pad, bot, eot, or
 # Keys that old checkpoints hold though nothing reads them.
 UNREAD = r"(rotary_emb\.inv_freq|\.attn\.bias|\.attn\.masked_bias|\.attention\.bias|\.attention\.masked_bias)$"
 
+# What transformers raises of a folder whose files are damaged, or say what no model can be.
+UNUSABLE = (
+    *(OSError, ValueError, LookupError, ArithmeticError, RuntimeError, AssertionError, ImportError, AttributeError),
+    *(TypeError, SafetensorError, StrictDataclassError, struct.error),
+)
+
 
 class Parts(NamedTuple):
     """What a reasoner is made of."""
@@ -210,9 +216,7 @@ def load_config(folder: Path, name: str, placement: Placement) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=placement.trust_remote_code)
         config.vocab_size + 0, config.hidden_size + 0, config.tie_word_embeddings
-    except (
-        *(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, StrictDataclassError),
-    ) as problem:
+    except UNUSABLE as problem:
         refuse_code(problem, folder, name)
         raise InputError(f"{name} is no causal LM ({one_line(problem)[:200]})") from problem
     return config
@@ -223,7 +227,7 @@ def make_skeleton(config: Any, name: str, placement: Placement) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=placement.trust_remote_code)
-    except (OSError, ValueError, KeyError, AttributeError) as problem:
+    except UNUSABLE as problem:
         raise InputError(f"{name} is no causal LM ({one_line(problem)[:200]})") from problem
 
 
@@ -256,10 +260,7 @@ def load_plain_model(folder: Path, name: str, placement: Placement, **options: A
             **options,
             **placement.options,
         )
-    except (
-        *(OSError, ValueError, LookupError, RuntimeError, SafetensorError, ImportError, AttributeError, TypeError),
-        *(StrictDataclassError, struct.error),
-    ) as problem:
+    except UNUSABLE as problem:
         refuse_code(problem, folder, name)
         raise InputError(f"{name} is no model that can be loaded ({one_line(problem)[:200]})") from problem
     found, expected = ({key: tuple(both[i]) for key, *both in report["mismatched_keys"]} for i in (0, 1))
