@@ -19,7 +19,7 @@ from thought_saes.results.recipe import PUBLISHED
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.saes.variants.abstopk import AbsTopK
-from thought_saes.training import baselines, freezing, stack
+from thought_saes.training import baselines, freezing, stack, steps
 from thought_saes.training import run as training
 from thought_saes.training.config import TrainConfig
 from thought_saes.training.plan import plan_jobs
@@ -110,6 +110,17 @@ def test_a_training_on_an_accelerator_writes_the_files_of_one_on_the_cpu_and_nev
     for path in tmp_path.glob("*/*.json"):
         path.write_text(path.read_text().replace(f'"{device}"', '"cpu"'))
     assert_same_results(tmp_path / "there", tmp_path / "here")
+
+
+def test_a_step_by_hand_has_fewer_launches_and_takes_less_memory_than_one_by_autograd(
+    rows: Path, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = watch(config_of(rows, tmp_path / "ours"), device)
+    monkeypatch.setattr(steps, "one_reconstruction", lambda variant, recipe: False)
+    theirs = watch(config_of(rows, tmp_path / "theirs"), device)
+    launches, by_autograd = (min(epoch["launches"] for epoch in one.epochs) / STEPS for one in (ours, theirs))
+    assert launches <= by_autograd - 5
+    assert ours.peak_bytes < theirs.peak_bytes
 
 
 def test_every_setting_of_a_recipe_keeps_within_the_same_bounds(

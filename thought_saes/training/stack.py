@@ -16,14 +16,11 @@ from torch import Tensor
 from thought_saes.common.machine import float32_products
 from thought_saes.results.recipe import PUBLISHED, Recipe
 from thought_saes.saes.sae import SparseAutoencoder, n_weights
-from thought_saes.saes.variant import B_ENC, K
 from thought_saes.saes.variants import VARIANTS
-from thought_saes.training import revival
 from thought_saes.training.adam import Rates
 from thought_saes.training.frame import bytes_of_rows
 from thought_saes.training.revival import Revival
-
-PENALTY_RATE = 0.1  # a step multiplies the penalty by exp(this * (L0 / k - 1))
+from thought_saes.training.steps import bytes_of_a_row, step_of
 
 
 class Trained(NamedTuple):
@@ -90,18 +87,8 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
 
     `steps` were taken before. Nothing here waits for the device or copies to it.
     """
-    variant = VARIANTS[stack.variant]
     n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
-    weights = [weight.detach().requires_grad_() for weight in stack.weights]
-    W_enc, b_enc, W_dec, b_dec, *trained = weights
-    target = torch.tensor(stack.k_values, device=device)
-    extras = {B_ENC: b_enc, K: target} | dict(zip(variant.trained, trained, strict=True))
-    optimizer = torch.optim.Adam([W_enc, b_enc, W_dec, b_dec], lr=rate_of(lr, steps), fused=True)
-    if trained:
-        optimizer.add_param_group({"params": trained})
-    for weight, first, second in zip(weights, stack.first_moments, stack.second_moments, strict=True):
-        step = torch.full((), float(steps), device=device)
-        optimizer.state[weight] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+    take_step = step_of(stack, min(batch_size, order.shape[1]), steps)
     loss_sum = torch.zeros(n_sae, device=device)
     fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
@@ -109,45 +96,12 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
     places = order + stack.cell[:, None] * x.shape[1]
     batches = zip(order.split(batch_size, dim=1), places.split(batch_size, dim=1), strict=True)
     for step_number, (rows, places_of_rows) in enumerate(batches, start=steps):
-        for group, factor in zip(optimizer.param_groups, (1.0, variant.extras_rate), strict=False):
-            group["lr"] = factor * rate_of(lr, step_number)
         batch = all_rows[places_of_rows]  # (n_sae, batch, input_dim)
-        pre_acts = torch.baddbmm(b_enc, batch, W_enc)  # (n_sae, batch, latent_dim)
-        latents, selected, smallest, extra_losses, gates = variant.encode(pre_acts, stack.k_values, extras)
-        losses = variant.losses(batch, latents, W_dec, b_dec)  # (n_sae,)
-        if extra_losses is not None:
-            losses = losses + batch.var(dim=1, correction=0).mean(dim=1) * extra_losses
-        if gates is not None and stack.penalty is not None:
-            losses = losses + variant.gate_losses(batch, gates, W_dec, b_dec, stack.penalty)
-            l0 = selected.sum(dim=(1, 2)) / selected.shape[1]
-            stack.penalty.mul_((PENALTY_RATE * (l0 / target - 1)).exp())
-        if stack.revival is not None:
-            losses = losses + stack.revival.losses(pre_acts, batch, latents, W_dec, b_dec)
-            stack.revival.took_a_step(selected)
-        optimizer.zero_grad()
-        losses.sum().backward()
-        if stack.recipe.unit_decoder:
-            take_out_the_radial_part(W_dec)
-        if stack.recipe.weight_decay:
-            for weight in (W_enc, W_dec):
-                weight.detach().mul_(1 - rate_of(lr, step_number) * stack.recipe.weight_decay)
-        optimizer.step()
-        if stack.recipe.unit_decoder:
-            W_dec.detach().div_(W_dec.detach().norm(dim=2, keepdim=True))
-        loss_sum += losses.detach()
+        losses, selected, smallest = take_step(batch, rate_of(lr, step_number))
+        loss_sum += losses
         fired |= selected.any(dim=1)
         kth.scatter_(1, rows, smallest)
     return Epoch(loss_sum.isfinite(), fired, kth)
-
-
-@torch.no_grad()
-def take_out_the_radial_part(W_dec: Tensor) -> None:
-    """Leave of the gradient what turns the unit directions W_dec (n_sae, latent_dim, input_dim), not what scales them.
-
-    After the step they are brought back to unit norm: in this order Adam's moments hold no push against it.
-    """
-    assert W_dec.grad is not None
-    W_dec.grad.sub_(W_dec * (W_dec.grad * W_dec).sum(dim=2, keepdim=True))
 
 
 def rate_of(lr: Rates, step: int) -> float:
@@ -242,9 +196,7 @@ def bytes_of_a_cell(
     recipe frames them.
     """
     variant = VARIANTS[recipe.variant]
-    of_a_row = variant.bytes_of_a_row(input_dim, latent_dim)
-    if recipe.aux_alpha:
-        of_a_row += revival.bytes_of_a_row(input_dim, latent_dim)
+    of_a_row = bytes_of_a_row(recipe, input_dim, latent_dim)
     of_an_sae = 16 * (n_weights(input_dim, latent_dim) + len(variant.trained) * latent_dim) + batch_size * of_a_row
     of_an_sae += 20 * n_rows
     if recipe.unit_decoder:  # a product as large as the decoder, and its gradient's radial part
