@@ -77,10 +77,14 @@ def component_directions(key: SaeKey, seed: int, x: Tensor, spectrum: Spectrum) 
     if wanted:
         eigenvalues = spectrum.eigenvalues[n_components:]  # never empty: see MOST_COMPONENTS
         eigenvalues = eigenvalues.clamp(min=float(LEAST_EIGENVALUE * eigenvalues[0]))
-        order = torch.from_numpy(generator.permutation(len(x)))[: 2 * wanted]
-        residuals = (x[order.to(x.device)].cpu().double() @ rest) / eigenvalues.clamp(min=1e-300) ** 0.25
-        norms = residuals.norm(dim=1)
-        usable = residuals[norms > LEAST_NORM * norms.max()][:wanted]
+        order = torch.from_numpy(generator.permutation(len(x)))
+        for n_rows in (wanted, 2 * wanted):  # more only where some are nothing but rounding
+            rows = x[order[:n_rows].to(x.device)].cpu().double()
+            residuals = (rows @ rest) / eigenvalues.clamp(min=1e-300) ** 0.25
+            norms = residuals.norm(dim=1)
+            usable = residuals[norms > LEAST_NORM * norms.max()][:wanted]
+            if len(usable) == wanted:
+                break
         # Where there are too few rows that differ, random directions among the other components take their place.
         missing = wanted - len(usable)
         random = torch.from_numpy(generator.standard_normal((missing, rest.shape[1])))
