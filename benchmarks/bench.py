@@ -128,9 +128,8 @@ def main() -> int:
     config = parse_config(BenchConfig, __doc__ or "")
     torch.set_num_threads(1)  # here, so that forks are sound; each measurement sets its own
     data, published = config.data(), TrainConfig()
-    absent = {}
-    if config.peers:
-        absent = {name: in_fork(why_absent, name) for name, peer in PEERS.items() if config.variant in peer.variants}
+    beside = [name for name, peer in PEERS.items() if config.peers and config.variant in peer.variants]
+    absent = {peer: in_fork(why_absent, peer, config.variant) for peer in beside}
     peers = [peer for peer, reason in absent.items() if not reason]
     backend = choose_backend("auto", torch.device("cpu"))
     tiny = torch.rand(4, TINY.input_dim)  # loads what an optimizer's first step loads

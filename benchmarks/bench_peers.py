@@ -94,12 +94,15 @@ PEERS = {
 }
 
 
-def why_absent(peer: str) -> str:
-    """Why `peer` cannot be timed, in words; empty if it takes a step. To be called in a process of its own."""
-    package, make_step, variants = PEERS[peer]
+def why_absent(peer: str, variant: str) -> str:
+    """Why `peer` cannot be timed beside a variant, in words; empty if it takes a step.
+
+    To be called in a process of its own.
+    """
+    package, make_step, _ = PEERS[peer]
     try:
         version(package)
-        make_step(Shape(variants[-1], 32, 32, 2), 1e-3)(torch.rand(4, 32))
+        make_step(Shape(variant, 32, 32, 2), 1e-3)(torch.rand(4, 32))
     except PackageNotFoundError:
         return f"{package} is not installed"
     except (ImportError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as problem:

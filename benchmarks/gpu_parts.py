@@ -155,10 +155,10 @@ def steps(sizes: Sizes) -> Report:
         for name, runner in runners:
             saes, cells = saes_of(sizes, latent_dim, n_cells)
             orders = orders_of(sizes, x.shape[1], sizes.epochs, n_cells)
-            wait_for(sizes)
+            wait_for(sizes.device)
             started = time.perf_counter()
             train_stack(saes, cells, x, orders, sizes.batch_size, LR, run_epoch=runner())
-            wait_for(sizes)
+            wait_for(sizes.device)
             seconds = time.perf_counter() - started
             figures[f"{latent_dim} features, {len(saes)} SAEs, {name}: ms a step"] = 1e3 * seconds / n_steps
             del saes
@@ -186,7 +186,7 @@ def longest_kernels(sizes: Sizes, x: Tensor) -> list[str]:
         profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen,
     ):
         train_epoch(stack, x, order, sizes.batch_size, LR, 0)
-        wait_for(sizes)
+        wait_for(sizes.device)
     spent = [
         (one.self_device_time_total if on_gpu else one.self_cpu_time_total, one.count, one.key)
         for one in seen.key_averages()
@@ -204,12 +204,12 @@ def train_by_the_textbook(sizes: Sizes, latent_dim: int) -> float:
         weights = [tensor.detach().clone() for tensor in trained_tensors(sae.to(sizes.device))]
         step = textbook_step(weights, Selection("abstopk", sae.k), LR)
         step(x[: sizes.batch_size], LR)
-        wait_for(sizes)
+        wait_for(sizes.device)
         started = time.perf_counter()
         for order in epoch_orders(len(x), sizes.textbook_epochs, 0, Cell(0, 0)):
             for rows in torch.from_numpy(order).to(x.device).split(sizes.batch_size):
                 step(x[rows], LR)
-        wait_for(sizes)
+        wait_for(sizes.device)
         total += time.perf_counter() - started
     return total
 

@@ -50,19 +50,20 @@ class Report(NamedTuple):
     checks: dict[str, bool]
 
 
-def wait_for(sizes: Sizes) -> None:
-    if sizes.device == "cuda":
+def wait_for(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def seconds_of(work: Callable[[], object], sizes: Sizes) -> float:
     """Of one call, after a first one that is not counted."""
     work()
-    wait_for(sizes)
+    wait_for(sizes.device)
     started = time.perf_counter()
     for _ in range(sizes.repeats):
         work()
-    wait_for(sizes)
+    wait_for(sizes.device)
     return (time.perf_counter() - started) / sizes.repeats
 
 

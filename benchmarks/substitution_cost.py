@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from benchmarks.gpu_sizes import PUBLISHED as LLAMA_1B
+from benchmarks.gpu_sizes import wait_for
 from benchmarks.random_model import random_questions, random_reasoner
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
@@ -44,7 +46,6 @@ from thought_saes.results.names import SaeKey, checkpoint_path
 from thought_saes.training.start import seeded_sae
 
 N_ROWS = 400  # of the random activations
-LLAMA_1B = {"input_dim": 2048, "n_layers": 16, "n_heads": 32, "vocabulary": 128_258}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +121,10 @@ def bare_seconds(reasoner: LatentReasoner, calls: list[Call]) -> float:
 
 
 def timed(model: Any, work: Callable[[], object]) -> float:
-    def wait() -> None:
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    wait()
+    wait_for(model.device.type)
     started = time.perf_counter()
     work()
-    wait()
+    wait_for(model.device.type)
     return time.perf_counter() - started
 
 
@@ -161,8 +158,9 @@ def open_model(config: CostConfig) -> tuple[LatentReasoner, list[list[int]]]:
     """The model and the tokens of its questions. Raises InputError if there are too few."""
     device = choose_device(config.device)
     if config.model is None or config.dataset is None:
-        reasoner = random_reasoner(**LLAMA_1B, dtype=torch.float32, device=str(device))
-        return reasoner, random_questions(LLAMA_1B["vocabulary"], config.questions)
+        shape = (LLAMA_1B.input_dim, LLAMA_1B.layers, LLAMA_1B.heads, LLAMA_1B.vocabulary)
+        reasoner = random_reasoner(*shape, torch.float32, str(device))
+        return reasoner, random_questions(LLAMA_1B.vocabulary, config.questions)
     reasoner = LatentReasoner.load(config.model).to(device)
     examples = read_questions(config.dataset, None, None, None, config.questions)
     if len(examples) < config.questions:
