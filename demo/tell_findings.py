@@ -64,14 +64,12 @@ def thoughts_matter(measured: Measurements) -> str:
 
 
 def where_it_is_easy(summary: AnalysisSummary) -> str:
-    by_fvu = sorted(
-        (layer.best.fvu, place, layer.best)
-        for place, layer in enumerate(summary.by_error.layers)
-        if layer.best and layer.best.fvu is not None
-    )
+    bests = (layer.best for layer in summary.by_error.layers)
+    by_fvu = {best.fvu: best for best in bests if best and best.fvu is not None}
     if not by_fvu:
         return "No SAE is better than predicting the mean."
-    (lowest, _, easiest), (highest, _, hardest) = by_fvu[0], by_fvu[-1]
+    lowest, highest = min(by_fvu), max(by_fvu)
+    easiest, hardest = by_fvu[lowest], by_fvu[highest]
     return (
         f"The lowest fvu is {cell_text(lowest)}, at layer {easiest.layer}, position {easiest.position}, "
         f"latent_dim {easiest.latent_dim}, k {easiest.k}; the layer hardest to take apart is "
