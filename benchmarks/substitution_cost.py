@@ -199,6 +199,8 @@ def main() -> int:
     config = parse_config(CostConfig, __doc__ or "")
     quiet_libraries()
     reasoner, token_ids = open_model(config)
+    if config.position > reasoner.n_thoughts:
+        raise InputError(f"--position {config.position}: the model has thoughts up to {reasoner.n_thoughts}")
     cell = Cell(max(0, reasoner.n_layers - 2), config.position)
     rows = list(range(len(token_ids)))
     batch = Batch(rows, token_ids, [None] * len(rows), [(row + 1) % N_ROWS for row in rows])

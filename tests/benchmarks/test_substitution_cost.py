@@ -35,3 +35,12 @@ def test_every_condition_is_held_against_its_own_passes(
 def test_a_model_needs_questions(call: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = call(substitution_cost.main, "--model", "m")
     assert (code, err) == (2, "error: --model needs --dataset, and --dataset --model\n")
+
+
+def test_a_position_beyond_the_thoughts_is_refused(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    questions = write_questions(
+        tmp_path / "q.jsonl", as_examples([make_problem(random.Random(0), "test", 3).question], ["1"])
+    )
+    words = ("--model", ROOT / "demo/model", "--dataset", questions, "--questions", 1, "--position", 7)
+    code, _, err = call(substitution_cost.main, *words)
+    assert (code, err) == (2, "error: --position 7: the model has thoughts up to 6\n")
