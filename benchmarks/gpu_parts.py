@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.cases import synthetic_rows
 from benchmarks.gpu_sizes import (
+    LR,
     Report,
     Sizes,
     orders_of,
@@ -26,16 +26,15 @@ from benchmarks.gpu_sizes import (
     seconds_of,
     wait_for,
 )
+from benchmarks.gpu_steps import selection, steps
 from benchmarks.textbook import textbook_step
 from thought_saes.activations.cell import Cell, cell_path
 from thought_saes.common.command_line import package_versions
-from thought_saes.common.machine import float32_products, peak_bytes
+from thought_saes.common.machine import float32_products
 from thought_saes.saes.measures import evaluate
 from thought_saes.training.freezing import LiveEpochs
 from thought_saes.training.fused.selection import Selection
 from thought_saes.training.stack import (
-    EpochRunner,
-    bytes_of_a_cell,
     make_stack,
     train_epoch,
     train_stack,
@@ -44,11 +43,9 @@ from thought_saes.training.stack import (
 from thought_saes.training.start import epoch_orders
 
 CELLS_OF_THE_GRID = 96
-LR = 1e-3
 MOST_CHANGE = 1e-2  # of weights after a few steps, against the CPU's: of how far they came
 MOST_FVU_CHANGE = 0.03
 MOST_METRIC_CHANGE = 1e-5
-KERNELS_TOLD = 12
 ROOT = Path(__file__).parent.parent
 
 
@@ -134,66 +131,6 @@ def waits_in_a_warm_epoch(sizes: Sizes, latent_dim: int) -> str:
         return "; ".join(said[1:])  # the first: the values of k, which come over at the beginning of an epoch
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def steps(sizes: Sizes) -> Report:
-    """Milliseconds a step, all features and live ones, the longest kernels, and memory against the estimate."""
-    figures: dict[str, Any] = {}
-    checks: dict[str, bool] = {}
-    n_cells = sizes.cells_of_a_stack
-    x, _ = rows_of(sizes, n_cells)
-    n_steps = sizes.epochs * -(-x.shape[1] // sizes.batch_size)
-    runners: tuple[tuple[str, Callable[[], EpochRunner]], ...] = (
-        ("all features", lambda: train_epoch),
-        ("live features", LiveEpochs),
-    )
-    longest_kernels(sizes, x)  # what is slow the first time, and is not counted
-    for latent_dim in sizes.latent_dims:
-        if sizes.device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        for name, runner in runners:
-            saes, cells = saes_of(sizes, latent_dim, n_cells)
-            orders = orders_of(sizes, x.shape[1], sizes.epochs, n_cells)
-            wait_for(sizes.device)
-            started = time.perf_counter()
-            train_stack(saes, cells, x, orders, sizes.batch_size, LR, run_epoch=runner())
-            wait_for(sizes.device)
-            seconds = time.perf_counter() - started
-            figures[f"{latent_dim} features, {len(saes)} SAEs, {name}: ms a step"] = 1e3 * seconds / n_steps
-            del saes
-        estimate = n_cells * bytes_of_a_cell(
-            len(sizes.k_values), sizes.n_rows, sizes.input_dim, latent_dim, sizes.batch_size
-        )
-        figures[f"{latent_dim} features: MiB estimated"] = estimate / 2**20
-        if sizes.device == "cuda":
-            figures[f"{latent_dim} features: MiB at the peak"] = peak_bytes("cuda") / 2**20
-            checks[f"{latent_dim} features: the estimate of memory holds"] = peak_bytes("cuda") <= estimate
-    figures["the longest kernels"] = longest_kernels(sizes, x)
-    return Report(figures, checks)
-
-
-def longest_kernels(sizes: Sizes, x: Tensor) -> list[str]:
-    """Of an epoch at the largest latent_dim, those that take most of the device's time."""
-    from torch.profiler import ProfilerActivity, profile
-
-    saes, cells = saes_of(sizes, sizes.latent_dims[-1], len(x))
-    stack = make_stack(saes, cells, x.device)
-    order = torch.stack([torch.randperm(x.shape[1], device=x.device) for _ in saes])
-    on_gpu = sizes.device == "cuda"
-    with (
-        float32_products("tf32"),
-        profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen,
-    ):
-        train_epoch(stack, x, order, sizes.batch_size, LR, 0)
-        wait_for(sizes.device)
-    spent = [
-        (one.self_device_time_total if on_gpu else one.self_cpu_time_total, one.count, one.key)
-        for one in seen.key_averages()
-    ]
-    return [
-        f"{time / 1e3:8.2f} ms in {count:4} of {key[:90]}" for time, count, key in sorted(spent)[::-1][:KERNELS_TOLD]
-    ]
 
 
 def train_by_the_textbook(sizes: Sizes, latent_dim: int) -> float:
@@ -289,9 +226,10 @@ def extraction(sizes: Sizes) -> Report:
 
 
 PARTS: dict[str, tuple[Callable[[Sizes], Report], int]] = {  # with the seconds that each may take
-    "machine": (machine, 60),
+    "machine": (machine, 40),
     "agreement": (agreement, 120),
     "steps": (steps, 120),
+    "selection": (selection, 40),
     "textbook": (textbook, 120),
     "script": (script, 240),
     "extraction": (extraction, 120),

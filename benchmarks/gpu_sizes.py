@@ -14,6 +14,8 @@ from thought_saes.results.names import SaeKey
 from thought_saes.saes.sae import SparseAutoencoder
 from thought_saes.training.start import epoch_orders, seeded_sae
 
+LR = 1e-3
+
 
 class Sizes(NamedTuple):
     """How large everything is."""

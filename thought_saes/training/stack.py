@@ -87,21 +87,19 @@ def train_epoch(stack: Stack, x: Tensor, order: Tensor, batch_size: int, lr: Rat
 
     `steps` were taken before. Nothing here waits for the device or copies to it.
     """
-    n_sae, latent_dim, device = len(stack.k_values), stack.weights[0].shape[2], x.device
+    n_sae, device = len(stack.k_values), x.device
     take_step = step_of(stack, min(batch_size, order.shape[1]), steps)
     loss_sum = torch.zeros(n_sae, device=device)
-    fired = torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=device)
     kth = torch.zeros(order.shape, device=device)
     all_rows = x.flatten(end_dim=1)  # one index tensor, not two: so the gather reads whole rows at a time
     places = order + stack.cell[:, None] * x.shape[1]
     batches = zip(order.split(batch_size, dim=1), places.split(batch_size, dim=1), strict=True)
     for step_number, (rows, places_of_rows) in enumerate(batches, start=steps):
         batch = all_rows[places_of_rows]  # (n_sae, batch, input_dim)
-        losses, selected, smallest = take_step(batch, rate_of(lr, step_number))
+        losses, smallest = take_step(batch, rate_of(lr, step_number))
         loss_sum += losses
-        fired |= selected.any(dim=1)
         kth.scatter_(1, rows, smallest)
-    return Epoch(loss_sum.isfinite(), fired, kth)
+    return Epoch(loss_sum.isfinite(), take_step.fired, kth)
 
 
 def rate_of(lr: Rates, step: int) -> float:

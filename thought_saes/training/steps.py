@@ -15,6 +15,7 @@ from thought_saes.saes.variant import B_ENC, K, Variant
 from thought_saes.saes.variants import VARIANTS
 from thought_saes.training import revival
 from thought_saes.training.adam import BETA1, BETA2, EPS
+from thought_saes.training.selectors import selector_of
 
 if TYPE_CHECKING:
     from thought_saes.training.stack import Stack
@@ -26,12 +27,13 @@ class Taken(NamedTuple):
     """What a step says of itself."""
 
     losses: Tensor  # (n_sae,): finite exactly where the loss is
-    selected: Tensor  # (n_sae, batch, latent_dim) bool
     smallest: Tensor  # (n_sae, batch) the magnitude that a pre-activation had to reach on each row
 
 
 class Step(Protocol):
     """A way to take steps of one stack, after some that were taken before."""
+
+    fired: Tensor  # (n_sae, latent_dim) whether a feature was selected on any row of any step
 
     def __call__(self, batch: Tensor, lr: float) -> Taken:
         """Move the stack's weights and moments by a step on batch (n_sae, n, input_dim)."""
@@ -64,6 +66,7 @@ class StepByAutograd:
 
     def __init__(self, stack: "Stack", steps: int) -> None:
         device, self.stack, self.variant = stack.cell.device, stack, VARIANTS[stack.variant]
+        self.fired = nothing_fired(stack)
         weights = [weight.detach().requires_grad_() for weight in stack.weights]
         self.W_enc, self.b_enc, self.W_dec, self.b_dec, *trained = weights
         self.k = torch.tensor(stack.k_values, device=device)
@@ -91,6 +94,7 @@ class StepByAutograd:
         if stack.revival is not None:
             losses = losses + stack.revival.losses(pre_acts, batch, latents, W_dec, self.b_dec)
             stack.revival.took_a_step(selected)
+        self.fired |= selected.any(dim=1)
         self.optimizer.zero_grad()
         losses.sum().backward()
         if stack.recipe.unit_decoder:
@@ -99,16 +103,16 @@ class StepByAutograd:
         self.optimizer.step()
         if stack.recipe.unit_decoder:
             W_dec.detach().div_(W_dec.detach().norm(dim=2, keepdim=True))
-        return Taken(losses.detach(), selected, smallest)
+        return Taken(losses.detach(), smallest)
 
 
 class StepByHand:
     """The same where `one_reconstruction` holds, to the last bit: its operations are those that autograd makes."""
 
     def __init__(self, stack: "Stack", batch_size: int, steps: int) -> None:
-        self.stack, self.variant = stack, VARIANTS[stack.variant]
+        self.stack, self.fired, device = stack, nothing_fired(stack), stack.cell.device
         n_sae, input_dim, latent_dim = stack.weights[0].shape
-        device = stack.cell.device
+        self.select = selector_of(VARIANTS[stack.variant], stack.k_values, latent_dim, device)
         self.gradients = [torch.empty_like(weight) for weight in stack.weights]
         self.steps = [torch.full((), float(steps), device=device) for _ in stack.weights]
         self.nothing = torch.zeros((), device=device)
@@ -127,8 +131,7 @@ class StepByHand:
         )
         residual = self._of_rows[: batch.numel()].view_as(batch)
         torch.baddbmm(b_enc, batch, W_enc, out=pre_acts)
-        selected, smallest = self.variant.select(pre_acts, self.stack.k_values)
-        torch.where(selected, pre_acts, self.nothing, out=latents)
+        selected, smallest = self.select(pre_acts, latents, self.fired)
         torch.baddbmm(b_dec, latents, W_dec, out=residual).sub_(batch)
         losses = torch.linalg.vector_norm(residual, dim=(1, 2))
         residual.mul_(2 / (n_rows * input_dim))  # from here on the loss's gradient
@@ -140,7 +143,7 @@ class StepByHand:
         torch.sum(pre_acts, dim=1, keepdim=True, out=of_b_enc)
         decay((W_enc, W_dec), lr * self.stack.recipe.weight_decay)
         self._adam(lr)
-        return Taken(losses, selected, smallest)
+        return Taken(losses, smallest)
 
     def _adam(self, lr: float) -> None:
         """What torch.optim.Adam(fused=True).step does, without its bookkeeping."""
@@ -161,6 +164,11 @@ class StepByHand:
             amsgrad=False,
             maximize=False,
         )
+
+
+def nothing_fired(stack: "Stack") -> Tensor:
+    n_sae, _, latent_dim = stack.weights[0].shape
+    return torch.zeros(n_sae, latent_dim, dtype=torch.bool, device=stack.cell.device)
 
 
 @torch.no_grad()
