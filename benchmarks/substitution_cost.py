@@ -216,7 +216,7 @@ def main() -> int:
     shown = [[format(one[name], form) for name, form in zip(names, formats, strict=True)] for one in measured]
     print(table(list(names), shown))
     if config.output:
-        facts = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+        facts = {name: value for name, value in asdict(config).items() if name != "output"}
         about: dict[str, Any] = {"config": facts, "versions": package_versions("torch", "transformers")}
         about |= {"threads": torch.get_num_threads(), "layer": cell.layer, "n_layers": reasoner.n_layers}
         write_json(config.output, about | {"measured": measured})

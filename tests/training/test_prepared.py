@@ -1,20 +1,23 @@
 """SAEs as they started: what every comparison with an untrained SAE is made with."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import train_grid
-from tests.helpers.results import weights
+from tests.helpers.results import correlated_rows, weights
 from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.downstream.substitutes import Condition, Substitutes
 from thought_saes.results.names import SaeKey
+from thought_saes.results.recipe import IMPROVED
 from thought_saes.results.store import Results
 from thought_saes.saes.baselines import score
-from thought_saes.training.prepared import AsStarted
+from thought_saes.training import prepared
+from thought_saes.training.prepared import AsStarted, Prepared
 from thought_saes.training.start import seeded_sae
 
 KEY = SaeKey(Cell(0, 1), 24, 4)
@@ -43,3 +46,15 @@ def test_a_started_sae_is_that_of_its_own_recipe_and_of_the_baselines(
         Condition("untrained", 24, 4)
     )
     assert torch.equal(weights(substituted), weights(started))
+
+
+def test_the_jobs_of_a_cell_share_its_spectrum_and_come_out_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "_spectra", {})
+    x = torch.from_numpy(correlated_rows(80, 12)) + 3
+    first, again, other, alone = (Prepared(x, IMPROVED, fingerprint=one) for one in ("a", "a", "b", None))
+    assert again.spectrum is first.spectrum
+    assert other.spectrum is not first.spectrum
+    assert Prepared(x, replace(IMPROVED, whiten=0.5), fingerprint="b").spectrum is not other.spectrum
+    assert len(prepared._spectra) == prepared.SPECTRA_KEPT
+    assert Prepared(x, IMPROVED, fingerprint="a").spectrum is not first.spectrum  # two others came between
+    assert torch.equal(weights(again.start(KEY, 0)), weights(alone.start(KEY, 0)))

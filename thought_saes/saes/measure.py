@@ -22,6 +22,7 @@ class Batch(NamedTuple):
     rows: Tensor  # (n, input_dim)
     entries: Entries
     reconstruction: Tensor  # (n, input_dim)
+    error: Tensor  # (n, input_dim): the rows less their reconstruction
     validation: bool  # whether these are validation rows
 
 

@@ -52,7 +52,7 @@ class Reconstruction(Measure):
     def update(self, batch: Batch) -> None:
         if not self.rows.whole:
             self.rows.of[batch.validation].add(batch.rows)
-        self.errors[batch.validation].add(batch.rows - batch.reconstruction)
+        self.errors[batch.validation].add(batch.error)
         if batch.validation:
             from torch.nn.functional import cosine_similarity
 
@@ -100,7 +100,7 @@ class Halves(Measure):
             if len(batch.rows[rows]):
                 if not self.rows.whole:
                     original.add(batch.rows[rows])
-                error.add(batch.rows[rows] - batch.reconstruction[rows])
+                error.add(batch.error[rows])
         self.n_seen += len(batch.rows)
 
     def totals(self) -> dict[str, Tensor | float]:
@@ -271,7 +271,8 @@ def measure(
         for x, validation in sets:
             for chunk in chunks(x, chunk_rows or rows_at_once(x)):
                 entries = sae.entries(chunk)
-                batch = Batch(chunk, entries, entries.reconstruct(directions, sae.decoder.bias), validation)
+                reconstruction = entries.reconstruct(directions, sae.decoder.bias)
+                batch = Batch(chunk, entries, reconstruction, chunk - reconstruction, validation)
                 for one in measures:
                     one.update(batch)
 

@@ -94,7 +94,7 @@ class Moments:
         """Take in the rows of `chunk` (n, d). Chan, Golub and LeVeque's pairwise update."""
         chunk = with_float64(chunk).double()
         count, mean = len(chunk), chunk.mean(dim=0)
-        squares = (chunk - mean).square().sum(dim=0)
+        squares = (chunk - mean).square_().sum(dim=0)
         if not self.count:
             self.count, self.mean, self.squares = count, mean, squares
             return

@@ -58,12 +58,17 @@ def baselines_are_there(
 
 
 def baselines_of(
-    cell: Cell, latent_dims: Sequence[int], config: TrainConfig, cache: ActivationCache, device: torch.device
+    cell: Cell,
+    latent_dims: Sequence[int],
+    fingerprint: str,
+    config: TrainConfig,
+    cache: ActivationCache,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Measure what the SAEs of a cell are to be compared with."""
     x_train, x_validation = (x[0] for x in load_cells(cache, [cell], device))
     keys = (SaeKey(cell, latent_dim, k) for latent_dim in latent_dims for k in config.k_values)
-    prepared = Prepared(x_train, config.settings)
+    prepared = Prepared(x_train, config.settings, fingerprint=fingerprint)
 
     def untrained() -> Iterator[SparseAutoencoder]:
         for sae in made_ahead(pool, partial(prepared.start, seed=config.seed), keys, ahead):
@@ -115,7 +120,7 @@ def measure_cell(
     backend: str,
 ) -> None:
     """Write the baselines of one cell."""
-    measured = baselines_of(cell, latent_dims, config, cache, device)
+    measured = baselines_of(cell, latent_dims, fingerprint, config, cache, device)
     if config.gaussian_control:
         size = control_size(latent_dims)
         measured["gaussian"] = gaussian_control(cell, size, config, cache, device, backend)

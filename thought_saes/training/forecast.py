@@ -119,8 +119,8 @@ def seconds_to_train(
         seconds += of_one * sum(stack.n_saes for stack in alike) / alike[0].n_saes
     measured = [job for job in jobs if isinstance(job, MeasureCell)]
     if measured:
-        started = time.perf_counter()
-        baselines_of(measured[0].cell, measured[0].latent_dims, config, cache, device)
+        first, started = measured[0], time.perf_counter()
+        baselines_of(first.cell, first.latent_dims, first.fingerprint, config, cache, device)
         seconds += (time.perf_counter() - started) * len(measured)
     return seconds
 

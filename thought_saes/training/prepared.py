@@ -15,16 +15,32 @@ from thought_saes.saes.variant import extras_of, set_extras
 from thought_saes.training.frame import Frame
 from thought_saes.training.start import Spectrum, start_sae
 
+SPECTRA_KEPT = 2  # cells: workers take the jobs of one before those of the next
+_spectra: dict[tuple[str, Recipe], Spectrum] = {}
+
 
 class Prepared:
     """A cell's training rows in the coordinates of the recipe, and what its SAEs start from."""
 
-    def __init__(self, x: Tensor, recipe: Recipe, into: Tensor | None = None) -> None:
-        """x (n, input_dim), which stays as it is. Framed rows are written to `into` if that is given."""
+    def __init__(self, x: Tensor, recipe: Recipe, into: Tensor | None = None, fingerprint: str | None = None) -> None:
+        """x (n, input_dim), which stays as it is. Framed rows are written to `into` if that is given.
+
+        The spectrum is computed once for all that a process prepares with the same `fingerprint` of the activations.
+        """
         self.recipe = recipe
         self.frame = Frame.of(x, recipe.whiten) if recipe.centre else None
         self.x = x if self.frame is None else self.frame.apply(x, into)
-        self.spectrum = Spectrum.of(self.x) if recipe.start == "components" else None
+        self.spectrum = self._spectrum(fingerprint) if recipe.start == "components" else None
+
+    def _spectrum(self, fingerprint: str | None) -> Spectrum:
+        if fingerprint is None:
+            return Spectrum.of(self.x)
+        key = fingerprint, self.recipe
+        if key not in _spectra:
+            while len(_spectra) >= SPECTRA_KEPT:
+                del _spectra[next(iter(_spectra))]
+            _spectra[key] = Spectrum.of(self.x)
+        return _spectra[key]
 
     def start(self, key: SaeKey, seed: int) -> SparseAutoencoder:
         """The SAE before its first step, in these coordinates."""

@@ -143,7 +143,10 @@ def train_parts(
     x_train, x_validation = load_cells(cache, [part.cell for part in parts], device)
     results, about = Results(config.results), about_rows(cache) | {"epochs": config.epochs}
     x = torch.empty_like(x_train) if config.centre else x_train
-    prepared = [Prepared(rows, config.settings, into) for rows, into in zip(x_train, x, strict=True)]
+    prepared = [
+        Prepared(rows, config.settings, into, part.fingerprint)
+        for rows, into, part in zip(x_train, x, parts, strict=True)
+    ]
     moments = [RowMoments() for _ in parts]
 
     def orders(cell: int) -> Iterator[np.ndarray]:
