@@ -76,7 +76,7 @@ def test_several_data_sets_stand_side_by_side(ready: Path, call: Call, tmp_path:
     text = transfer.tell([tmp_path], None)  # type: ignore[arg-type]
     assert text
     assert text.startswith("SAEs that were trained on the data reconstruct it better in 1 of 2 comparisons")
-    assert "above 0: other." in text
+    assert "These: other." in text
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:]] for line in text.splitlines()[4:6]
     }

@@ -27,8 +27,7 @@ def made_records() -> list[dict[str, Any]]:
 def test_substitution_names_what_the_sparsest_saes_keep_and_brackets_what_may_be_nothing() -> None:
     text = substitution.phrase({"records": made_records()})
     assert text.startswith(
-        "On 50 questions, with every state of layer 0 replaced, 5 features of 64 keep 80.0% [70.0%, 90.0%] of the "
-        "answers right and 5 principal components 20.0%"
+        "With every state of layer 0 replaced, 5 features of 64 keep 80.0% [70.0%, 90.0%] of 50 answers right"
     )
     assert "| SAE                          | 80.0% [70.0%, 90.0%] |" in text
     assert text.splitlines()[-1].split("|")[2:4] == ["      -20.0 ", "     (-1.0) "]

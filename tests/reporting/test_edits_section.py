@@ -22,17 +22,14 @@ def row(text: str, name: str) -> list[str]:
 def test_the_first_sentences_name_the_clearest_cell_with_its_control() -> None:
     text = phrase(edits_content())
     first = text.split("\n\n")[0]
-    assert (
-        "At thought 3, layer 1 (step 3) the difference of class means makes 87.5% [75.0%, 100.0%] of 40 answers"
-        in first
+    assert first.startswith(
+        "Where the value after step 3 is swapped for another at thought 3, layer 1, one feature for one makes "
+        "12.5% [0.0%, 25.0%] of 40 answers what follows from the other value, 5 features 50.0%"
     )
-    assert (
-        "one feature for one 12.5% [0.0%, 25.0%] (latent_dim 64, k 5; these tell the value with a mean F1 of 0.50)"
-        in first
-    )
-    assert "made as long as that difference 37.5% [25.0%, 50.0%], 5 features 50.0%" in first
+    assert "the difference of class means 87.5% [75.0%, 100.0%], a random direction as long as that 0.0%" in first
     assert "64 features" not in first
-    assert first.endswith("a random direction as long as the difference of means 0.0% [0.0%, 12.5%].")
+    assert "latent_dim 64, k 5; these tell the value with a mean F1 of 0.50" in first
+    assert first.endswith("one made as long as the difference of means makes 37.5% [25.0%, 50.0%] follow.")
 
 
 def test_the_table_has_a_column_a_position_and_dashes_for_what_was_not_measured() -> None:

@@ -11,6 +11,7 @@ from thought_saes.analysis.findings import Findings, conclude
 from thought_saes.analysis.grid import Slice, load_grid
 from thought_saes.analysis.study import make_study
 from thought_saes.reporting import sections
+from thought_saes.reporting.report import first_sentence
 from thought_saes.reporting.sections import EVALUATIONS, there, told
 
 
@@ -39,3 +40,14 @@ def test_a_section_is_told_by_the_module_of_its_files_name_and_only_where_the_fi
 
 def test_the_numbers_of_the_sections_follow_one_another() -> None:
     assert [evaluation.number for evaluation in EVALUATIONS] == ["2.7", "2.8", "2.9", "2.10", "2.11"]
+
+
+@pytest.mark.parametrize(
+    ("lead", "said"),
+    [
+        ("Does it carry over? **Yes**: 0.5 vs. 0.6. The rest follows.", "Does it carry over? **Yes**: 0.5 vs. 0.6."),
+        ("All of 12 do.", "All of 12 do."),
+    ],
+)
+def test_the_summary_tells_the_first_statement_of_a_section(lead: str, said: str) -> None:
+    assert first_sentence(lead) == said

@@ -4,6 +4,7 @@ The text is `report.md.jinja`; the Findings decide what it says, `phrases.py` wo
 `tables.py` and `appendix.py` set the tables.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -50,6 +51,11 @@ def lead_and_rest(text: str) -> tuple[str, str]:
     """A section's first paragraph, which holds its finding, and everything after it, for the appendix."""
     lead, _, rest = text.partition("\n\n")
     return lead, rest
+
+
+def first_sentence(lead: str) -> str:
+    """What the summary tells of a section: its first statement, with the question that it answers."""
+    return re.split(r"(?<=\.) (?=[A-Z])", lead, maxsplit=1)[0]
 
 
 def write_report(findings: Findings, origin: Origin, written: Sequence[str], versions: dict[str, str]) -> str:
@@ -100,6 +106,7 @@ def write_report(findings: Findings, origin: Origin, written: Sequence[str], ver
             interactions=phrases.interactions(findings),
             lessons=phrases.lessons(findings),
             limits=limits(findings, origin),
+            first_sentence=first_sentence,
             told=[(evaluation, *lead_and_rest(text)) for evaluation, text in told(study.folders, findings)],
             not_run=[evaluation for evaluation in EVALUATIONS if not there(evaluation, study.folders)],
             gallery=[(title, name) for title, (name, needs) in GALLERY.items() if has(saes, *needs)],

@@ -68,13 +68,13 @@ def finding(content: dict[str, Any]) -> str:
     told = "" if f1 is None else f"; these tell the value with a mean F1 of {f1:.2f}"
     several = [n for n in numbers_of_features(swaps) if n != clear.latent_dim and ("several", n) in clear.records]
     return (
-        "A question's value after a step is swapped for another, so that the answer which follows is known. At "
-        f"{place_in_words(clear.layer, clear.position)} (step {clear.step}) the difference of class means makes "
-        f"{share(clear, CEILING)} of {count(clear.n_questions, 'answer')} the counterfactual one, one feature for one "
-        f"{share(clear, 'sae')} (latent_dim {clear.latent_dim}, k {clear.k}{told}), "
-        f"made as long as that difference {share(clear, 'sae_long')}"
+        f"Where the value after step {clear.step} is swapped for another at "
+        f"{place_in_words(clear.layer, clear.position)}, one feature for one makes {share(clear, 'sae')} of "
+        f"{count(clear.n_questions, 'answer')} what follows from the other value"
         + "".join(f", {n} features {share(clear, 'several', n)}" for n in several)
-        + f"; a random direction as long as the difference of means {share(clear, 'random_long')}."
+        + f", the difference of class means {share(clear, CEILING)}, a random direction as long as that "
+        f"{share(clear, 'random_long')}. The features are of latent_dim {clear.latent_dim}, k {clear.k}{told}; one "
+        f"made as long as the difference of means makes {share(clear, 'sae_long')} follow."
     )
 
 

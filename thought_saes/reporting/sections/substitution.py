@@ -63,10 +63,13 @@ def finding(records: Sequence[dict[str, Any]], latent_dim: int) -> str:
     )
     if not (own and sae and pca and mean):
         return "The unmodified model, its SAEs and their controls were not all measured."
+    started = of(whole, "untrained", latent_dim, k)
+    before = f", the same SAE before training {share(started)}" if started else ""
+    replaced = f"every state of layer {last}" if own["regime"] == "layer" else f"one state of layer {last}"
     return (
-        f"On {count(own['n_questions'], 'question')}, with every state of layer {last} replaced, {k} features of "
-        f"{latent_dim} keep {share(sae)} of the answers right and {k} principal components {share(pca)}; the model's "
-        f"own thoughts {share(own)}, the mean of the training rows {share(mean)}. Brackets hold intervals of 95 % over "
+        f"With {replaced} replaced, {k} features of {latent_dim} keep {share(sae)} of "
+        f"{count(own['n_questions'], 'answer')} right{before}, {k} principal components {share(pca)}, the mean of the "
+        f"training rows {share(mean)}, the model's own thoughts {share(own)}. Brackets hold intervals of 95 % over "
         "questions, the same resamples for every condition."
     )
 

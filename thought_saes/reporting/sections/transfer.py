@@ -52,8 +52,8 @@ def side_by_side(contents: dict[str, dict[str, Any]]) -> str:
     said = f"SAEs that were trained on the data reconstruct it better in {len(clear)} of {len(rows)} comparisons"
     return "\n\n".join(
         [
-            f"{said}, the interval of the gap above 0"
-            + (f": {', '.join(clear)}." if clear else ".")
+            f"{said}, the interval of the gap above 0."
+            + (f" These: {', '.join(clear)}." if clear else "")
             + (f" Below 0, they reconstruct it worse: {', '.join(turned)}." if turned else "")
             + unequal(contents.values()),
             table([*headers, "mean", "dead there"], rows, 1),
