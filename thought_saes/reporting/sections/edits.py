@@ -67,11 +67,18 @@ def finding(content: dict[str, Any]) -> str:
     f1 = clear.records["sae", None]["f1"]
     told = "" if f1 is None else f"; these tell the value with a mean F1 of {f1:.2f}"
     several = [n for n in numbers_of_features(swaps) if n != clear.latent_dim and ("several", n) in clear.records]
+    beside = [
+        (n, condition, name)
+        for n in several[-1:]
+        for condition, name in (("untrained", "of the SAE before training"), ("pca", "principal axes"))
+        if (condition, n) in clear.records
+    ]
     return (
         f"Where the value after step {clear.step} is swapped for another at "
         f"{place_in_words(clear.layer, clear.position)}, one feature for one makes {share(clear, 'sae')} of "
         f"{count(clear.n_questions, 'answer')} what follows from the other value"
         + "".join(f", {n} features {share(clear, 'several', n)}" for n in several)
+        + "".join(f", {n} {name} {share(clear, condition, n)}" for n, condition, name in beside)
         + f", the difference of class means {share(clear, CEILING)}, a random direction as long as that "
         f"{share(clear, 'random_long')}. The features are of latent_dim {clear.latent_dim}, k {clear.k}{told}; one "
         f"made as long as the difference of means makes {share(clear, 'sae_long')} follow."
