@@ -24,7 +24,7 @@ demo: .venv/installed
 	.venv/bin/python demo/tell_findings.py --results $(RUN)/results
 	@echo "What the published recipe gives instead: $(RUN)/recipes.md"
 
-# results/demo anew, all that is measured on the demo model: an hour on two quiet cores after `make demo`.
+# results/demo anew, all that is measured on the demo model: some 25 minutes on two cores, `make demo` included.
 EVIDENCE = results/demo
 evidence: demo
 	cp -r $(RUN)/results $(RUN)/evidence && rm -f $(RUN)/evidence/substitution.json $(RUN)/evidence/edits.json
