@@ -33,6 +33,20 @@ def test_substitution_names_what_the_sparsest_saes_keep_and_brackets_what_may_be
     assert text.splitlines()[-1].split("|")[2:4] == ["      -20.0 ", "     (-1.0) "]
 
 
+def test_of_a_model_that_is_nearly_always_wrong_agreement_is_told() -> None:
+    records = [each | {"agreement": 0.6, "agreement_interval": [0.5, 0.7]} for each in made_records()]
+    records[0] |= {
+        "accuracy": 0.02,
+        "accuracy_interval": [0.0, 0.05],
+        "agreement": 1.0,
+        "agreement_interval": [1.0, 1.0],
+    }
+    text = substitution.phrase({"records": records})
+    assert "keep 60.0% [50.0%, 70.0%] of 50 answers as they are (2.0% [0.0%, 5.0%] of these are right" in text
+    assert "80.0%" not in text
+    assert "Which thoughts matter" not in text
+
+
 def test_controls_that_were_not_measured_are_not_made_up() -> None:
     text = substitution.phrase({"records": [each for each in made_records() if each["condition"] != "pca"]})
     assert text.startswith("The unmodified model, its SAEs and their controls were not all measured.")

@@ -1,6 +1,7 @@
 """What the files of a results folder hold that say what a model does with SAEs' reconstructions."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
@@ -8,6 +9,7 @@ from thought_saes.common.schema import Change, Count, Counted, Number, Record, S
 from thought_saes.models.layouts import CODI_THOUGHTS
 from thought_saes.saes.formats import Measured
 
+LEAST_RIGHT = 0.1  # of the model's own answers
 Interval = tuple[Number, Number]  # of 95 %
 
 
@@ -80,6 +82,12 @@ class SubstitutionContent(Record):
     records: Annotated[
         list[SubstitutionRecord], Meta(min_length=1, description="a condition at a cell, or at a whole layer, each")
     ]
+
+
+def nearly_always_wrong(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether so few of the model's own answers are right that accuracy says nothing of what takes a thought's place."""
+    own = [record["accuracy"] for record in records if record["condition"] == "own"]
+    return any(accuracy is not None and accuracy < LEAST_RIGHT for accuracy in own)
 
 
 class Area(Record):

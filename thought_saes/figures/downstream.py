@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from thought_saes.analysis.study import Study
 from thought_saes.common.schema import Record, read_checked
 from thought_saes.common.text import known
-from thought_saes.downstream.formats import ErrorPredictionContent, SubstitutionContent
+from thought_saes.downstream.formats import ErrorPredictionContent, SubstitutionContent, nearly_always_wrong
 from thought_saes.figures.style import COLORS, MARKERS, SMALL, TEXT, NotRun, NotThere, k_axis, new_figure, plain_axes
 
 GREY = "0.75"
@@ -23,10 +23,12 @@ def read(study: Study, file: str, model: type[Record]) -> dict[str, Any]:
 
 
 def of_regime(study: Study, regime: str) -> list[dict[str, Any]]:
-    """The records of one regime that have an accuracy. Raises NotThere if there are none."""
+    """The records of one regime that have an accuracy. Raises NotThere if there are none, or if it says nothing."""
     records = [r for r in read(study, "substitution.json", SubstitutionContent)["records"] if r["regime"] == regime]
     if not any(r["accuracy"] is not None for r in records):
         raise NotThere(f"substitution.json holds no accuracies of regime '{regime}'")
+    if nearly_always_wrong(records):
+        raise NotThere("the model's own answers are nearly always wrong: agreement and KL tell more than accuracy")
     return [r for r in records if r["accuracy"] is not None]
 
 

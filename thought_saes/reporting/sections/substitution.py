@@ -7,7 +7,7 @@ from typing import Any
 from thought_saes.analysis.findings import Findings
 from thought_saes.common.schema import read_checked
 from thought_saes.common.text import count, percent, table
-from thought_saes.downstream.formats import SubstitutionContent
+from thought_saes.downstream.formats import SubstitutionContent, nearly_always_wrong
 
 FILE = "substitution.json"
 ROWS = (
@@ -29,11 +29,13 @@ def phrase(content: dict[str, Any]) -> str:
     """The section's Markdown: what was found, then a table for each regime and layer, then which thoughts matter."""
     records = content["records"]
     latent_dim = max(record["latent_dim"] or 0 for record in records)
-    blocks = [finding(records, latent_dim)]
+    blocks, quality = [finding(records, latent_dim)], telling(records)
     for layer in sorted({record["layer"] for record in records if record["regime"] == "layer"}):
         chosen = [record for record in records if record["regime"] == "layer" and record["layer"] == layer]
-        blocks += [f"*Layer {layer}, every position replaced:* {ends(chosen)}", by_k(chosen, latent_dim)]
-    if cells := [record for record in records if record["regime"] == "cell"]:
+        about = f"*Layer {layer}, every position replaced, {quality}:* {ends(chosen, quality)}"
+        blocks += [about, by_k(chosen, latent_dim, quality)]
+    cells = [record for record in records if record["regime"] == "cell"]
+    if cells and quality == "accuracy":
         blocks += [
             "*Which thoughts matter:* the change in accuracy when one layer's state at one position becomes the mean "
             "of the training rows. In brackets where the interval of 95 % holds 0 or q > 0.05 (exact McNemar, "
@@ -63,15 +65,22 @@ def finding(records: Sequence[dict[str, Any]], latent_dim: int) -> str:
     )
     if not (own and sae and pca and mean):
         return "The unmodified model, its SAEs and their controls were not all measured."
+    quality = telling(records)
+    right = "right" if quality == "accuracy" else f"as they are ({share(own)} of these are right: accuracy says little)"
     started = of(whole, "untrained", latent_dim, k)
-    before = f", the same SAE before training {share(started)}" if started else ""
+    before = f", the same SAE before training {share(started, quality)}" if started else ""
     replaced = f"every state of layer {last}" if own["regime"] == "layer" else f"one state of layer {last}"
     return (
-        f"With {replaced} replaced, {k} features of {latent_dim} keep {share(sae)} of "
-        f"{count(own['n_questions'], 'answer')} right{before}, {k} principal components {share(pca)}, the mean of the "
-        f"training rows {share(mean)}, the model's own thoughts {share(own)}. Brackets hold intervals of 95 % over "
-        "questions, the same resamples for every condition."
+        f"With {replaced} replaced, {k} features of {latent_dim} keep {share(sae, quality)} of "
+        f"{count(own['n_questions'], 'answer')} {right}{before}, {k} principal components {share(pca, quality)}, the "
+        f"mean of the training rows {share(mean, quality)}, the model's own thoughts {share(own, quality)}. Brackets "
+        "hold intervals of 95 % over questions, the same resamples for every condition."
     )
+
+
+def telling(records: Sequence[dict[str, Any]]) -> str:
+    """Which quality to tell: accuracy, or agreement where the model is nearly always wrong."""
+    return "agreement" if nearly_always_wrong(records) else "accuracy"
 
 
 def share(record: dict[str, Any] | None, name: str = "accuracy") -> str:
@@ -82,18 +91,18 @@ def share(record: dict[str, Any] | None, name: str = "accuracy") -> str:
     return f"{percent(record[name])} [{percent(low)}, {percent(high)}]"
 
 
-def ends(records: Sequence[dict[str, Any]]) -> str:
+def ends(records: Sequence[dict[str, Any]], quality: str) -> str:
     named = (("own", "own thoughts"), ("mean", "mean"), ("other_question", "another question's"), ("zero", "zeros"))
-    return ", ".join(f"{name} {share(of(records, condition, None, None))}" for condition, name in named) + "."
+    return ", ".join(f"{name} {share(of(records, condition, None, None), quality)}" for condition, name in named) + "."
 
 
-def by_k(records: Sequence[dict[str, Any]], latent_dim: int) -> str:
-    """Accuracy of every condition by k, and the KL of the SAE."""
+def by_k(records: Sequence[dict[str, Any]], latent_dim: int, quality: str) -> str:
+    """Accuracy or agreement of every condition by k, and the KL of the SAE."""
     k_values = sorted({record["k"] for record in records if record["k"]})
     rows = []
     for condition, name in ROWS:
         width = None if condition == "pca" else latent_dim
-        rows.append([name, *(share(of(records, condition, width, k)) for k in k_values)])
+        rows.append([name, *(share(of(records, condition, width, k), quality) for k in k_values)])
         if condition in ("sae", "pca"):
             kls = (of(records, condition, width, k) for k in k_values)
             rows.append(
