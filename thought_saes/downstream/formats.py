@@ -85,7 +85,7 @@ class SubstitutionContent(Record):
 
 
 def nearly_always_wrong(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether so few of the model's own answers are right that accuracy says nothing of what takes a thought's place."""
+    """Whether so few of the model's own answers are right that accuracy says nothing of what replaces a thought."""
     own = [record["accuracy"] for record in records if record["condition"] == "own"]
     return any(accuracy is not None and accuracy < LEAST_RIGHT for accuracy in own)
 
