@@ -188,7 +188,7 @@ def auroc_against_fvu(study: Study) -> Figure:
     )
     axes.set_xscale("log")
     plain_axes(axes, "fvu on the test questions (low is good)", "AUROC of an error")
-    axes.legend(fontsize=SMALL)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=SMALL)
     return figure
 
 

@@ -31,7 +31,9 @@ def swap_by_position(study: Study) -> Figure:
         ("sae", None, "one feature for one"),
         ("sae_long", None, "the same, as long as the means"),
     ]
-    lines += [("several", n, f"{n} features") for n in numbers_of_features(swaps) if n != latent_dim]
+    several = [n for n in numbers_of_features(swaps) if n != latent_dim]
+    lines += [("several", n, f"{n} features") for n in several]
+    lines += [("untrained", n, f"{n} features, untrained SAE") for n in several[-1:]]
     lines += [
         (CEILING, None, "difference of class means"),
         ("random_long", None, "random, as long as the means"),
