@@ -61,7 +61,7 @@ def draw(axes: Axes, swaps: list[CellSwap], condition: str, n: int | None, label
         [swap.position for swap in swaps],
         middle,
         [below, above],
-        color=COLORS[place % len(COLORS)],
+        color=COLORS[place] if place < len(COLORS) else "0.5",
         marker=MARKERS[place % len(MARKERS)],
         markersize=4,
         linewidth=1,
