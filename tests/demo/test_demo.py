@@ -278,4 +278,4 @@ def test_the_findings_are_those_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "edits.json").write_text(json.dumps(edits_content()))
     swapped = demo("tell_findings.py", "--results", tmp_path).stdout.splitlines()
     assert swapped[:-1] == lines
-    assert "one feature for one 12.5% [0.0%, 25.0%]" in swapped[-1]
+    assert "one feature for one makes 12.5% [0.0%, 25.0%]" in swapped[-1]
