@@ -124,23 +124,25 @@ def force(reasoner: LatentReasoner, rollout: Rollout, answers: list[list[int]], 
     vocabulary = reasoner.model.get_output_embeddings().weight.shape[0]
     at_a_time = rows_at_a_time(reasoner, states)
     said: list[list[int]] = []
-    firsts, numbers = [], []
+    first = torch.full((len(answers), vocabulary), torch.nan)
+    number = torch.full((len(answers),), torch.nan)
     for begin in range(0, len(answers), at_a_time):
         logits = reasoner.logits(states[begin : begin + at_a_time]).cpu()
         said += logits.argmax(-1).tolist()
-        for row, (answer, span) in enumerate(zip(answers[begin:], spans[begin:], strict=True)):
-            if row == len(logits):
-                break
-            if span is None:
-                firsts.append(torch.full((vocabulary,), torch.nan))
-                numbers.append(torch.tensor(torch.nan))
-                continue
-            log_probabilities = torch.log_softmax(logits[row, span.first : span.end], -1)
-            tokens = torch.tensor(answer[span.first : span.end])
-            firsts.append(log_probabilities[0])
-            numbers.append(log_probabilities.gather(1, tokens[:, None]).sum())
+        with_number = [(row, span) for row, span in enumerate(spans[begin : begin + len(logits)]) if span is not None]
+        if not with_number:
+            continue
+        places = [(row, place) for row, span in with_number for place in range(span.first, span.end)]
+        at_row, at_place = torch.tensor(places).T
+        tokens = torch.tensor([answers[begin + row][place] for row, place in places])
+        log_probabilities = torch.log_softmax(logits[at_row, at_place], -1)  # (n_places, vocabulary)
+        rows = torch.tensor([begin + row for row, _ in with_number])
+        lengths = torch.tensor([span.end - span.first for _, span in with_number])
+        first[rows] = log_probabilities[lengths.cumsum(0) - lengths]
+        number[rows] = 0.0
+        number.index_add_(0, begin + at_row, log_probabilities.gather(1, tokens[:, None])[:, 0])
     said = [row[: len(answer)] for row, answer in zip(said, answers, strict=True)]
-    return Forced(said, torch.stack(firsts), torch.stack(numbers))
+    return Forced(said, first, number)
 
 
 def first_difference(said: Sequence[int], answer: Sequence[int]) -> int | None:
