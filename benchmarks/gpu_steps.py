@@ -60,13 +60,13 @@ def selection(sizes: Sizes) -> Report:
     figures: dict[str, Any] = {}
     checks: dict[str, bool] = {}
     k_values = sorted(sizes.k_values * sizes.cells_of_a_stack)
-    device = torch.device(sizes.device)
+    nothing = torch.zeros((), device=sizes.device)
     for latent_dim in sizes.latent_dims:
         variant = VARIANTS["abstopk"]
-        chosen = selector_of(variant, k_values, latent_dim, device)
-        pre_acts = torch.randn(len(k_values), sizes.batch_size, latent_dim, device=device)
-        latents, fired = torch.empty_like(pre_acts), torch.zeros(len(k_values), latent_dim, device=device).bool()
-        for name, way in (("by the variant", ByVariant(variant, k_values, device)), ("as it is chosen", chosen)):
+        chosen = selector_of(variant, k_values, latent_dim, nothing)
+        pre_acts = torch.randn(len(k_values), sizes.batch_size, latent_dim, device=sizes.device)
+        latents, fired = torch.empty_like(pre_acts), torch.zeros(len(k_values), latent_dim, device=sizes.device).bool()
+        for name, way in (("by the variant", ByVariant(variant, k_values, nothing)), ("as it is chosen", chosen)):
             seconds = seconds_of(partial(way, pre_acts, latents, fired), sizes)
             figures[f"{latent_dim} features, {len(k_values)} SAEs, {name}: ms"] = 1e3 * seconds
         if sizes.device == "cuda":

@@ -119,7 +119,7 @@ def test_a_step_by_hand_has_fewer_launches_and_takes_less_memory_than_one_by_aut
     monkeypatch.setattr(steps, "one_reconstruction", lambda variant, recipe: False)
     theirs = watch(config_of(rows, tmp_path / "theirs"), device)
     launches, by_autograd = (min(epoch["launches"] for epoch in one.epochs) / STEPS for one in (ours, theirs))
-    assert launches <= by_autograd - 4.5
+    assert launches <= by_autograd - 5
     assert ours.peak_bytes < theirs.peak_bytes
 
 

@@ -31,12 +31,12 @@ for rule in OneKernel.rules:
     assert gives_the_same(OneKernel, rule, device)
     for n_rows, latent_dim, k_values in ((1, 1, (1,)), (3, 33, (1, 5, 33)), (4, 64, (2, 2)), (2, 200, (7, 100))):
         pre_acts = torch.randn(len(k_values), n_rows, latent_dim, generator=torch.Generator().manual_seed(latent_dim))
-        expected = found(ByVariant(VARIANTS[rule], k_values, device), pre_acts)
+        expected = found(ByVariant(VARIANTS[rule], k_values, torch.zeros(())), pre_acts)
         ours = found(OneKernel(rule, k_values, device), pre_acts)
         assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True)), (rule, latent_dim)
     # Negative rows: AbsTopK selects, TopK does not, and the k-th largest is told all the same.
     below = -torch.rand(1, 3, 20, generator=torch.Generator().manual_seed(0))
-    expected = found(ByVariant(VARIANTS[rule], (4,), device), below)
+    expected = found(ByVariant(VARIANTS[rule], (4,), torch.zeros(())), below)
     assert all(torch.equal(a, b) for a, b in zip(found(OneKernel(rule, (4,), device), below), expected, strict=True))
     # Of equal values as many as k, and the magnitudes that topk chooses.
     equal = torch.tensor([[[2.0, 1, 1, -1, 1, 0, 3, 1]]])
@@ -81,12 +81,12 @@ class Wrong(selectors.ByVariant):
     rules = ("abstopk",)
 
     def __init__(self, rule: str, k_values: tuple[int, ...], device: torch.device) -> None:
-        super().__init__(VARIANTS[rule], [k - 1 for k in k_values], device)
+        super().__init__(VARIANTS[rule], [k - 1 for k in k_values], torch.zeros((), device=device))
 
 
 class Right(Wrong):
     def __init__(self, rule: str, k_values: tuple[int, ...], device: torch.device) -> None:
-        selectors.ByVariant.__init__(self, VARIANTS[rule], k_values, device)
+        selectors.ByVariant.__init__(self, VARIANTS[rule], k_values, torch.zeros((), device=device))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def chosen(rule: str = "abstopk", latent_dim: int = 64) -> type:
-    return type(selectors.selector_of(VARIANTS[rule], (2, 3), latent_dim, torch.device("cpu")))
+    return type(selectors.selector_of(VARIANTS[rule], (2, 3), latent_dim, torch.zeros(())))
 
 
 def test_a_kernel_is_taken_where_it_has_the_rule_and_room(kernels: Any) -> None:

@@ -34,9 +34,9 @@ class Selector(Protocol):
 class ByVariant:
     """The reference."""
 
-    def __init__(self, variant: Variant, k_values: Sequence[int], device: torch.device) -> None:
-        self.variant, self.k_values = variant, k_values
-        self.nothing = torch.zeros((), device=device)
+    def __init__(self, variant: Variant, k_values: Sequence[int], nothing: Tensor) -> None:
+        """`nothing` is a zero on the device."""
+        self.variant, self.k_values, self.nothing = variant, k_values, nothing
 
     def __call__(self, pre_acts: Tensor, latents: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:
         selected, smallest = self.variant.select(pre_acts, self.k_values)
@@ -45,13 +45,14 @@ class ByVariant:
         return selected, smallest
 
 
-def selector_of(variant: Variant, k_values: Sequence[int], latent_dim: int, device: torch.device) -> Selector:
-    """The fastest that can be had for SAEs of ascending k_values (n_sae,)."""
+def selector_of(variant: Variant, k_values: Sequence[int], latent_dim: int, nothing: Tensor) -> Selector:
+    """The fastest that can be had for SAEs of ascending k_values (n_sae,), where the zero `nothing` is."""
+    device = nothing.device
     kernels = kernels_for(device) if device.type in KERNELS else None
     if kernels and variant.name in kernels.OneKernel.rules and latent_dim <= kernels.LONGEST_ROW:
         kernel: Selector = kernels.OneKernel(variant.name, k_values, device)
         return kernel
-    return ByVariant(variant, k_values, device)
+    return ByVariant(variant, k_values, nothing)
 
 
 @cache
@@ -72,7 +73,7 @@ def gives_the_same(kernel: Any, rule: str, device: torch.device) -> bool:
     """Whether a kernel selects on a few rows as the variant does."""
     pre_acts = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(0)).to(device)
     found = []
-    for way in (kernel(rule, (3, 30), device), ByVariant(VARIANTS[rule], (3, 30), device)):
+    for way in (kernel(rule, (3, 30), device), ByVariant(VARIANTS[rule], (3, 30), pre_acts.new_zeros(()))):
         latents, fired = torch.full_like(pre_acts, torch.nan), torch.zeros(2, 48, dtype=torch.bool, device=device)
         found.append((latents, fired, *way(pre_acts, latents, fired)))
     return all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))

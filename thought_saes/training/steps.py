@@ -112,10 +112,10 @@ class StepByHand:
     def __init__(self, stack: "Stack", batch_size: int, steps: int) -> None:
         self.stack, self.fired, device = stack, nothing_fired(stack), stack.cell.device
         n_sae, input_dim, latent_dim = stack.weights[0].shape
-        self.select = selector_of(VARIANTS[stack.variant], stack.k_values, latent_dim, device)
         self.gradients = [torch.empty_like(weight) for weight in stack.weights]
         self.steps = [torch.full((), float(steps), device=device) for _ in stack.weights]
         self.nothing = torch.zeros((), device=device)
+        self.select = selector_of(VARIANTS[stack.variant], stack.k_values, latent_dim, self.nothing)
         self._of_latents = torch.empty(n_sae * batch_size * latent_dim, device=device)
         self._latents = torch.empty_like(self._of_latents)
         self._of_rows = torch.empty(n_sae * batch_size * input_dim, device=device)
