@@ -179,6 +179,7 @@ _add_narrow, _both_narrow = _piece_kernels(NARROW)
 _add_line, _both_line = _piece_kernels(LINE)
 
 
+FIRST_STEP = 1 << 20  # in the bits of a float, an eighth of an octave: how far a row's k-th may be from the last row's
 LEADING = 1 << 15  # values of the upper half of a non-negative float
 TINY = np.finfo(np.float32).tiny  # the least that a pre-activation of a ReLU'd rule has to reach
 
@@ -311,19 +312,21 @@ def replay(positions, since, arrays, steps, stride, first, last):
 
 
 @compiled
-def gather(x, order, batch, first, last):
-    """batch[row, :input_dim] = x[order[row]] for rows [first, last)."""
-    for row in range(first, last):
-        batch[row, : x.shape[1]] = x[order[row]]
-
-
-@compiled
 def _key(bits, signed):
     """What a pre-activation is ranked by, from its bits: |p| or ReLU(p), in order. NaN is above all numbers."""
     magnitude = bits & np.int32(0x7FFFFFFF)
     if signed or magnitude > np.int32(0x7F800000):
         return magnitude
     return max(bits, np.int32(0))
+
+
+@compiled
+def _count(bits, threshold):
+    """How many of bits (n,) int32 are threshold or more."""
+    count = np.int32(0)
+    for j in range(bits.size):
+        count = np.int32(count + np.int32(bits[j] >= threshold))  # 64 bits wide, a vector would hold half as many
+    return np.int64(count)
 
 
 @compiled
@@ -334,34 +337,31 @@ def select(pre_acts, features, entries, kth, k, signed, rows):
     any number.
     """
     n_live, ids = features.n_live, features.ids
-    least = np.int32(0) if signed else np.int32(1)
     bits = np.empty(n_live, np.int32)
+    guess = np.int64(0)
     for row in rows:
         values = pre_acts[row, :n_live].view(np.int32)
         largest = np.int32(0)
         for j in range(n_live):  # non-negative floats are in the order of their bits
             bits[j] = _key(values[j], signed)
             largest = max(largest, bits[j])
-        # Bisection: `low` is reached by at least k entries (by `found`), `high` by fewer.
+        # `low` is reached by at least k entries (by `found`), `high` by fewer: from what the row before needed in steps
+        # that double, then by bisection.
         low, high, found = np.int64(0), np.int64(largest) + 1, n_live
         if not signed:
-            count = np.int32(0)
-            for j in range(n_live):
-                count += np.int32(bits[j] >= least)
-            low, found = np.int64(1), np.int64(count)
+            low, found = np.int64(1), _count(bits, np.int32(1))
             if found < k:
                 high = low
+        step = FIRST_STEP
         while found != k and high - low > 1:
-            middle = (low + high) // 2
-            threshold = np.int32(middle)
-            count = np.int32(0)
-            for j in range(n_live):
-                count += np.int32(bits[j] >= threshold)
+            middle = guess if low < guess < high else (low + high) // 2
+            count = _count(bits, np.int32(middle))
             if count >= k:
-                low, found = middle, np.int64(count)
+                low, found, guess = middle, count, middle + step
             else:
-                high = middle
-        threshold = np.int32(low)
+                high, guess = middle, middle - step
+            step *= 2
+        threshold, guess = np.int32(low), low
         if found > k:  # more than k reach it and none can be told apart: leave out the highest ids
             surplus = found - k
             while surplus:

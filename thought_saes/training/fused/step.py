@@ -10,7 +10,7 @@ from thought_saes.training.fused.features import FeatureStates
 from thought_saes.training.fused.freezer import Freezer
 from thought_saes.training.fused.optimizer import LazyAdam, SAEArrays
 from thought_saes.training.fused.selection import Selection
-from thought_saes.training.fused.team import FloatArray, IntArray, Team, product, zeros
+from thought_saes.training.fused.team import FloatArray, IntArray, Team, gather, product, zeros
 
 REORDER_EVERY = 8  # steps between two looks for features to multiply densely
 DENSE_SHARE = 0.5  # of the rows: features that fire more often are cheaper in dense products
@@ -96,7 +96,7 @@ class StepTrainer:
         of_batch = self.selection.of_batch
 
         def encode_and_select(first: int, last: int) -> None:
-            kernels.gather(self.x, order, buffers.batch, first, last)
+            gather(self.x, order[first:last], buffers.batch[first:last, : self.x.shape[1]])
             self._encode(first, last, 0, self.features.n_live)
             if not of_batch:
                 self._select(np.arange(first, last))

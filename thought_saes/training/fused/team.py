@@ -22,6 +22,11 @@ def product(a: FloatArray, b: FloatArray, out: FloatArray) -> None:
     torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
 
 
+def gather(x: FloatArray, rows: IntArray, out: FloatArray) -> None:
+    """out = x[rows], by torch's copies, which are two to three times as fast as numpy's and Numba's."""
+    torch.index_select(torch.from_numpy(x), 0, torch.from_numpy(rows), out=torch.from_numpy(out))
+
+
 def zeros(*shape: int) -> FloatArray:
     """float32 zeros that begin with a cache line: where rows of whole lines do not, every second load takes two."""
     n = math.prod(shape)
