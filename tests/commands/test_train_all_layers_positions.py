@@ -224,3 +224,8 @@ def test_the_record_of_a_run_says_what_it_cost(call: Call, activations: Path, tm
     record = json.loads((tmp_path / "results" / "last_run.json").read_text())
     assert record["n_trained"] == 8
     assert 0 < record["busy_seconds"] < record["workers"] * record["wall_seconds"]
+    files = [json.loads(path.read_text())["results"] for path in (tmp_path / "results").glob("grid_metrics_*.json")]
+    trained = [metrics["train_time_sec"] for of in files for by_k in of.values() for metrics in by_k.values()]
+    assert len(trained) == 8
+    assert record["train_seconds"] == pytest.approx(sum(trained))
+    assert 0 < record["train_seconds"] < record["busy_seconds"]

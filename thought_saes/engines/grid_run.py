@@ -1,5 +1,6 @@
 """The run of a grid from plan to report, whichever engine does the jobs."""
 
+import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from thought_saes.results.names import AXES, logs_path
 from thought_saes.results.store import Results
 from thought_saes.training.config import CellConfig, GridConfig
 from thought_saes.training.forecast import Workers, describe
+from thought_saes.training.jobs import Job
 from thought_saes.training.plan import Plan, check_room, plan_jobs
 from thought_saes.training.rows import origin
 from thought_saes.training.run import choose_backend
@@ -87,6 +89,13 @@ def time_of_workers(seconds: float, workers: int, sharing: int) -> str:
     return f"time: {in_time(shortest)} to {in_time(longest)}: {sharing} workers share a device, which one may fill"
 
 
+def seconds_in_training(jobs: Sequence[Job], results: Results) -> float:
+    """What the files say that the SAEs of these jobs took to train, together."""
+    metrics_of = functools.cache(results.metrics)
+    files = ((metrics_of(key.cell, key.latent_dim), key.k) for job in jobs for key in job.keys)
+    return sum(file.by_k[k].get("train_time_sec", 0.0) for file, k in files if file and k in file.by_k)
+
+
 def run_grid(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], engine: Engine) -> int:
     """Train what is not done. Returns the exit code."""
     with only_writer(config.results):
@@ -116,12 +125,15 @@ def run_grid(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], 
             report = engine.run(plan.jobs, backend, on_epochs)
         wall_seconds = time.perf_counter() - started
         overhead = 1 - report.busy_seconds / (report.workers * wall_seconds)
-        costs = {"wall_seconds": wall_seconds, "overhead": overhead}
+        train_seconds = seconds_in_training(plan.jobs, Results(config.results))
+        costs = {"wall_seconds": wall_seconds, "overhead": overhead, "train_seconds": train_seconds}
         settings = {"engine": config.engine, "threads": engine.threads, "device": str(engine.device)}
         Results(config.results).write_last_run(report._asdict() | costs | settings | {"backend": backend})
     print(
         f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; the workers had no task {overhead:.1%} of the time"
     )
+    if report.n_trained:
+        print(f"of their tasks {1 - train_seconds / report.busy_seconds:.1%} was not training, but measuring and files")
     for failure in report.failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if report.failures else 0

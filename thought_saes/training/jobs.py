@@ -16,6 +16,7 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import one_line
 from thought_saes.common.machine import is_out_of_memory, release_memory
+from thought_saes.results.names import SaeKey
 from thought_saes.results.store import Results
 from thought_saes.training.baselines import baselines_are_there, measure_cell
 from thought_saes.training.config import TrainConfig
@@ -29,8 +30,12 @@ class Job(Protocol):
     """Work for one worker."""
 
     @property
+    def keys(self) -> tuple[SaeKey, ...]:
+        """Which SAEs it trains."""
+
+    @property
     def n_saes(self) -> int:
-        """How many SAEs it trains."""
+        """How many these are."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -56,8 +61,12 @@ class TrainSaes:
     parts: tuple[Part, ...]
 
     @property
+    def keys(self) -> tuple[SaeKey, ...]:
+        return tuple(key for part in self.parts for key in part.keys)
+
+    @property
     def n_saes(self) -> int:
-        return sum(len(part.k_values) for part in self.parts)
+        return len(self.keys)
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -67,7 +76,7 @@ class TrainSaes:
         return "; ".join(map(str, self.parts))
 
     def failed(self, why: str) -> list[str]:
-        return [f"{key}: {why}" for part in self.parts for key in part.keys]
+        return [f"{key}: {why}" for key in self.keys]
 
     def left(self, config: TrainConfig) -> "TrainSaes | None":
         parts = []
@@ -127,6 +136,7 @@ class MeasureCell:
     latent_dims: tuple[int, ...]
     fingerprint: str
 
+    keys = ()
     n_saes = 0
 
     @property
