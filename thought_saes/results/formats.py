@@ -120,7 +120,7 @@ class LastRun(Record):
     n_trained: Annotated[Count, Meta(description="SAEs trained")] = 0
     failures: Annotated[list[str] | None, Meta(description="what failed, a line each")] = None
     busy_seconds: Annotated[Number | None, Meta(description="seconds that workers had a task, summed")] = None
-    train_seconds: Annotated[Number | None, Meta(description="of these, seconds of training, by the SAEs' files")] = None
+    train_seconds: Annotated[Number | None, Meta(description="of these, what the SAEs took to train")] = None
     wall_seconds: Annotated[Number, Meta(description="seconds from first to last")] = 0.0
     overhead: Annotated[Number | None, Meta(description="share of the time that workers had no task")] = None
     engine: Annotated[str | None, Meta(description="local or ray")] = None
