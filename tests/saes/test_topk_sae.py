@@ -114,6 +114,13 @@ def test_a_saved_sae_loads_to_the_same_outputs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "sae.pt"]
 
 
+def test_loading_leaves_the_random_state_of_torch_as_it_is(tmp_path: Path) -> None:
+    TopKSAE(6, 12, 3).save(tmp_path / "sae.pt")
+    before = torch.get_rng_state()
+    TopKSAE.load(tmp_path / "sae.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_checkpoint_of_the_original_loads_though_its_metrics_are_numpy_numbers(tmp_path: Path) -> None:
     sae = random_sae()
     config = {"input_dim": 6, "latent_dim": 16, "k": 4, "position": 0, "layer": 1}

@@ -3,12 +3,14 @@
 import io
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from thought_saes.common.errors import DamagedFile, one_line
 from thought_saes.common.files import write_bytes
@@ -81,8 +83,7 @@ def load_sae(path: Path | str, device: torch.device | str = "cpu") -> SparseAuto
         shape = config.latent_dim, config.input_dim
         if tuple(weights["encoder.weight"].shape) != shape:  # before memory is taken for what the config says
             raise ValueError(f"encoder.weight is {tuple(weights['encoder.weight'].shape)}, its config says {shape}")
-        sae = make_sae(config.input_dim, config.latent_dim, config.k, config.variant).to(device)
-        sae.load_state_dict(weights)
+        sae = sae_of(weights, config.input_dim, config.latent_dim, config.k, config.variant, device)
     except OSError as problem:
         if problem.errno is not None:
             raise  # it is not there, or may not be read
@@ -91,6 +92,21 @@ def load_sae(path: Path | str, device: torch.device | str = "cpu") -> SparseAuto
         raise ValueError(f"{path} is no checkpoint of a TopK SAE, or damaged: {one_line(problem)}") from problem
     sae.config, sae.metrics = about["config"], about["metrics"]
     return sae.requires_grad_(False)
+
+
+def sae_of(
+    weights: Mapping[str, Tensor],
+    input_dim: int,
+    latent_dim: int,
+    k: int,
+    variant: str,
+    device: torch.device | str = "cpu",
+) -> SparseAutoencoder:
+    """An SAE of given weights: none are drawn, so that torch's global random state stays as it is."""
+    with torch.device("meta"):
+        sae = make_sae(input_dim, latent_dim, k, variant)
+    sae.to_empty(device=device).load_state_dict(weights)
+    return sae
 
 
 def make_sae(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thought_saes.common.errors import DamagedFile
 from thought_saes.common.schema import read_checked
-from thought_saes.saes.checkpoint import make_sae
+from thought_saes.saes.checkpoint import sae_of
 from thought_saes.saes.formats import SaelensConfig
 from thought_saes.saes.sae import SparseAutoencoder
 
@@ -72,13 +72,13 @@ def read_saelens(folder: Path | str, device: torch.device | str = "cpu") -> Spar
         own["threshold"] = own["threshold"].clamp(min=0)
         if (own["threshold"] == own["threshold"][0]).all():  # as BatchTopK SAEs are saved
             variant, own["threshold"] = "batchtopk", own["threshold"][0]
-    sae = make_sae(d_in, d_sae, config.get("k", d_sae), variant)
-    sae.load_state_dict({name: value.float() for name, value in own.items()})
+    weights = {name: value.float() for name, value in own.items()}
+    sae = sae_of(weights, d_in, d_sae, config.get("k", d_sae), variant, device)
     about = config.get("metadata") or {}
     sae.config |= {name: about[name] for name in ("layer", "position") if name in about}
     recipe = about.get("recipe")
     sae.config |= (recipe if isinstance(recipe, dict) else {}) | {"variant": variant}
-    return sae.requires_grad_(False).to(device)
+    return sae.requires_grad_(False)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
