@@ -28,11 +28,13 @@ def compare(recipes: Mapping[str, pd.DataFrame]) -> Figure:
         for number, name in enumerate(recipes):
             here = table[table["recipe"] == name]
             style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
-            axes.plot(here["k"], here[column].astype(float), markersize=4, linewidth=1.2, **style)
+            axes.plot(here["k"], here[column].astype(float), markersize=4, linewidth=1.2, clip_on=False, **style)
         plain_axes(axes, "k", label)
         k_axis(axes, sorted(table["k"].unique()))
         if column in ("relative", "gap"):
             axes.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+        if column in ("dead", "collapsed_share"):
+            axes.set_ylim(bottom=0)
         if column in ("relative", "alive", "seconds") and (table[column] > 0).all():
             log_scale(axes, "y")
     handles = [

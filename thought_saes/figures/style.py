@@ -10,7 +10,7 @@ import math
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from thought_saes.analysis.study import Study
 
@@ -18,6 +18,7 @@ PAGE_WIDTH = 7.0  # inches; A4 and Letter leave about 7 between the margins
 DPI = 300
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]  # Okabe and Ito
 MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
+LEAST_TICKS = 2  # on a logarithmic axis
 TEXT, SMALL, TITLE = 8, 7, 11  # points
 
 
@@ -60,13 +61,15 @@ def k_axis(axes: Axes, k_values: list[int]) -> None:
 
 
 def log_scale(axes: Axes, which: str) -> None:
-    """Logarithmic, with plain numbers at 1, 2 and 5 of each power of ten."""
+    """Logarithmic, with plain numbers at 1, 2 and 5 of each power of ten, or evenly where too few would show."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log", subs=[])
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 2000 else (1,)
-    axis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    enough = sum(low <= tick <= high for tick in ticks) >= LEAST_TICKS
+    axis.set_major_locator(FixedLocator(ticks) if enough else MaxNLocator(4, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
