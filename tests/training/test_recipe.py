@@ -121,6 +121,19 @@ def test_the_components_start_has_unit_directions_and_the_leading_ones_are_ortho
     assert (W[n:] @ W[:n].T).abs().max() < 1e-5
 
 
+def test_latents_that_are_never_negative_start_from_each_component_and_its_opposite() -> None:
+    x = offset_rows()
+    signed = Prepared(x, IMPROVED).start(KEY, seed=0).encoder.weight
+    unsigned = {name for name, variant in VARIANTS.items() if not variant.signed}
+    assert unsigned == {"topk", "batchtopk", "matryoshka", "jumprelu", "gated"}
+    for variant in unsigned:
+        W = Prepared(x, replace(IMPROVED, variant=variant)).start(KEY, seed=0).encoder.weight
+        n = 2 * KEY.k
+        assert torch.equal(W[: 2 * n : 2], signed[:n])
+        assert torch.equal(W[1 : 2 * n : 2], -signed[:n])
+        assert torch.allclose(W.norm(dim=1), torch.ones(32), atol=1e-5)
+
+
 def test_equal_rows_and_few_rows_still_give_a_whole_start() -> None:
     for x in (torch.full((40, 12), 3.0), offset_rows(3)):
         W = Prepared(x, IMPROVED).start(KEY, seed=0).encoder.weight

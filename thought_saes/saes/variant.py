@@ -46,6 +46,7 @@ class Variant(ABC):
     name: str
     equation: str  # of z from the pre-activations p
     threshold: Threshold
+    signed: bool = False  # whether a latent may be negative: if not, a direction and its opposite take two features
     # Whether a feature that a row does not select gets a gradient from it: if not, it may rest in a fast path.
     unselected_gradient: bool = False
     revival: bool = False  # whether `training/revival.py` is for it: dead features are those that no row selects

@@ -1,7 +1,8 @@
 """How an SAE starts and in which order it sees the rows: seeded by what it is, not by what it is trained beside.
 
 `linear` is nn.Linear's own start, the experiment's. `tied` makes the encoder the decoder's transpose. `components`
-takes the directions from the rows: the leading principal components, and what these leave of random training rows.
+takes the directions from the rows: the leading principal components, and what these leave of random training rows;
+where latents are never negative, each component and its opposite.
 """
 
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def start_sae(key: SaeKey, seed: int, recipe: Recipe, x: Tensor, spectrum: Spect
         return sae
     if recipe.start == "components":
         assert spectrum is not None
-        directions = component_directions(key, seed, x, spectrum)
+        directions = component_directions(key, seed, x, spectrum, sae.variant.signed)
     else:
         directions = sae.decoder.weight.detach().T.clone()
     with torch.no_grad():
@@ -62,17 +63,20 @@ def start_sae(key: SaeKey, seed: int, recipe: Recipe, x: Tensor, spectrum: Spect
     return sae
 
 
-def component_directions(key: SaeKey, seed: int, x: Tensor, spectrum: Spectrum) -> Tensor:
+def component_directions(key: SaeKey, seed: int, x: Tensor, spectrum: Spectrum, signed: bool) -> Tensor:
     """Unit directions (latent_dim, input_dim), float32: 2k principal components of x, then residuals of its rows.
 
+    Of each component both directions, one after the other, for latents that are never negative (`signed` off).
     A residual is what the components leave of a random training row, whitened by half a power among the other
     principal components, so that it does not point where most rows point.
     """
-    n_components = min(2 * key.k, key.latent_dim, int(MOST_COMPONENTS * x.shape[1]))
+    signs = torch.tensor([1.0] if signed else [1.0, -1.0], dtype=torch.float64)
+    n_components = min(2 * key.k, key.latent_dim // len(signs), int(MOST_COMPONENTS * x.shape[1]))
     leading, rest = spectrum.eigenvectors[:, :n_components], spectrum.eigenvectors[:, n_components:]
     directions = torch.zeros(key.latent_dim, x.shape[1], dtype=torch.float64)
-    directions[:n_components] = leading.T
-    wanted = key.latent_dim - n_components
+    n_leading = len(signs) * n_components
+    directions[:n_leading] = (leading.T[:, None] * signs[:, None]).flatten(0, 1)
+    wanted = key.latent_dim - n_leading
     generator = np.random.default_rng([seed, *key.values])
     if wanted:
         eigenvalues = spectrum.eigenvalues[n_components:]  # never empty: see MOST_COMPONENTS
@@ -89,7 +93,7 @@ def component_directions(key: SaeKey, seed: int, x: Tensor, spectrum: Spectrum) 
         missing = wanted - len(usable)
         random = torch.from_numpy(generator.standard_normal((missing, rest.shape[1])))
         chosen = torch.cat([usable, random])
-        directions[n_components:] = (chosen / chosen.norm(dim=1, keepdim=True)) @ rest.T
+        directions[n_leading:] = (chosen / chosen.norm(dim=1, keepdim=True)) @ rest.T
     return directions.float()
 
 

@@ -17,6 +17,7 @@ class AbsTopK(Variant):
     name = PUBLISHED
     equation = "z = p on the k largest |p| of a row, signed"
     threshold = "row"
+    signed = True
     revival = True
 
     def select(self, pre_acts: Tensor, k_values: Sequence[int]) -> tuple[Tensor, Tensor]:

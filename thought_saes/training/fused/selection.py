@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from thought_saes.saes.variants import VARIANTS
+
 RULES = ("abstopk", "topk", "batchtopk", "matryoshka")
 
 
@@ -17,7 +19,7 @@ class Selection(NamedTuple):
     @property
     def signed(self) -> bool:
         """Whether magnitudes compete, and latents keep their signs; otherwise latents are ReLU(p)."""
-        return self.rule == "abstopk"
+        return VARIANTS[self.rule].signed
 
     @property
     def of_batch(self) -> bool:
