@@ -133,8 +133,8 @@ def run_grid(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], 
         f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; the workers had no task {overhead:.1%} of the time"
     )
     if 0 < train_seconds < report.busy_seconds:  # not so where a worker died, whose time is lost, but not its SAEs
-        share = 1 - train_seconds / report.busy_seconds
-        print(f"starts, measuring and files took {share:.1%} of their tasks' time, training the rest")
+        share = train_seconds / report.busy_seconds
+        print(f"training these took {share:.1%} of their tasks' time; starts, measuring, baselines and files the rest")
     for failure in report.failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if report.failures else 0
