@@ -125,10 +125,11 @@ def run_grid(config: GridConfig, cache: ActivationCache, cells: Sequence[Cell], 
             report = engine.run(plan.jobs, backend, on_epochs)
         wall_seconds = time.perf_counter() - started
         overhead = 1 - report.busy_seconds / (report.workers * wall_seconds)
-        train_seconds = seconds_in_training(plan.jobs, Results(config.results))
+        results = Results(config.results)
+        train_seconds = seconds_in_training(plan.jobs, results)
         costs = {"wall_seconds": wall_seconds, "overhead": overhead, "train_seconds": train_seconds}
         settings = {"engine": config.engine, "threads": engine.threads, "device": str(engine.device)}
-        Results(config.results).write_last_run(report._asdict() | costs | settings | {"backend": backend})
+        results.write_last_run(report._asdict() | costs | settings | {"backend": backend})
     print(
         f"{report.n_trained:,} SAEs trained in {wall_seconds:.1f} s; the workers had no task {overhead:.1%} of the time"
     )

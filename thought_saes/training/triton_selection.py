@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from thought_saes.saes.variants import VARIANTS
+
 LONGEST_ROW = 16_384  # features: what a program can hold
 LOWEST = tl.constexpr(-(2**31))
 WITHOUT_SIGN = tl.constexpr(2**31 - 1)
@@ -65,7 +67,7 @@ class OneKernel:
     rules = ("abstopk", "topk")
 
     def __init__(self, rule: str, k_values: Sequence[int], device: torch.device) -> None:
-        self.magnitudes = rule == "abstopk"
+        self.magnitudes = VARIANTS[rule].signed
         self.k_values = torch.tensor(k_values, dtype=torch.int32, device=device)
 
     def __call__(self, pre_acts: Tensor, latents: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:

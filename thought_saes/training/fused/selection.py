@@ -24,7 +24,7 @@ class Selection(NamedTuple):
     @property
     def of_batch(self) -> bool:
         """Whether all rows of a batch compete: a row may hold any number of latents, k on average."""
-        return self.rule in ("batchtopk", "matryoshka")
+        return VARIANTS[self.rule].threshold == "batch"
 
     def check(self, latent_dim: int) -> None:
         """Raises ValueError unless an SAE of `latent_dim` features can be trained so."""
