@@ -21,6 +21,7 @@ from thought_saes.common.command_line import package_versions, run
 from thought_saes.common.errors import InputError
 from thought_saes.common.files import only_writer, write_json
 from thought_saes.common.flags import MOST_THREADS, Selection, check_at_least, check_at_most, option, parse_config
+from thought_saes.common.text import without_path
 from thought_saes.downstream.error_prediction import evaluate, read_rows
 from thought_saes.downstream.job import saes_there
 from thought_saes.downstream.substitutes import Substitutes
@@ -82,9 +83,9 @@ def main() -> int:
             bar.update,
         )
         metadata = {
-            "activations": str(config.activations),
+            "activations": without_path(config.activations),
             "model_fingerprint": cache.metadata.get("model_fingerprint"),
-            "dataset": cache.metadata.get("dataset"),
+            "dataset": without_path(cache.metadata.get("dataset")),
             "repeats": config.repeats,
             "seed": config.seed,
             "versions": package_versions("scikit-learn", "torch", "numpy"),

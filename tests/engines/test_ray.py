@@ -150,6 +150,12 @@ def train_here(call: Call, activations: Path, results: Path, layers: tuple[int, 
             assert call(train_grid.main, "--layer", layer, "--position", position, *words)[0] == 0
 
 
+def whole(path: Path) -> bool:
+    """Whether nothing is to be added to a file of the results: metrics are written SAE by SAE."""
+    by_latent_dim = json.loads(path.read_text()).get("results", {})
+    return "plan" not in path.name and all(len(by_k) == 2 for by_k in by_latent_dim.values())
+
+
 def busy_on(node: Any, results: Path) -> bool:
     """Whether a worker of the node has begun."""
     logs = [int(log.stem.rpartition("_")[2]) for log in results.glob("logs/worker_*.log")]
@@ -175,7 +181,7 @@ def test_a_node_killed_in_the_middle_costs_what_was_in_flight_and_nothing_else(
             if time.monotonic() > deadline:
                 return
             time.sleep(0.01)
-        done_before.update({path: path.stat().st_mtime_ns for path in done if "plan" not in path.name})
+        done_before.update({path: path.stat().st_mtime_ns for path in done if whole(path)})
         cluster.remove_node(doomed, allow_graceful=False)
 
     killer = threading.Thread(target=kill_when_busy)

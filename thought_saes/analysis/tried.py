@@ -51,7 +51,7 @@ def read_tried(path: Path) -> pd.DataFrame:
     for name in (*NUMBERS, *AXES, "seed"):
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise InputError(f"{path}: a {name} is no number")
-    data = table["data"] if "data" in table else pd.Series(np.nan, table.index)
+    data = table["data"] if "data" in table else pd.Series(None, table.index, dtype=object)
     return table.assign(
         data=data.fillna("SmolLM2"),
         step=table["settings"].map(step_of),
@@ -79,7 +79,7 @@ def gains(table: pd.DataFrame, base: str) -> list[Gain]:
         raise InputError(f"no recipe {base} was tried; there are {', '.join(by_recipe)}")
     found = []
     for name, own in by_recipe.items():
-        both = own.join(by_recipe[base], lsuffix="_own", rsuffix="_base", how="inner").reset_index()
+        both = own.join(by_recipe[base], suffixes=("_own", "_base"), how="inner").reset_index()
         if name == base or both.empty:
             continue
         logs = np.log(both["fvu_report_half_own"] / both["fvu_report_half_base"])

@@ -14,6 +14,7 @@ from thought_saes.activations.cache import ActivationCache
 from thought_saes.activations.cell import Cell
 from thought_saes.common.errors import InputError
 from thought_saes.common.flags import Selection
+from thought_saes.common.text import without_path
 from thought_saes.downstream.records import RecordKey, Records, Tally, file_hash
 from thought_saes.downstream.substitutes import OF_AN_SAE, Condition, Substitutes, conditions
 from thought_saes.downstream.substitution import Batch, Scores, Unit, own_scores, run_conditions, unmodified
@@ -153,7 +154,7 @@ def identity_of(plan: Plan, facts: ModelFacts, dataset: str, split: str) -> dict
     texts = [[example["id"], example["question"], example["answer"]] for example in plan.examples]
     return {
         "model_fingerprint": facts.fingerprint,
-        "dataset": dataset,
+        "dataset": without_path(dataset),
         "dataset_split": split,
         "n_questions": len(plan.examples),
         "questions_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
