@@ -173,9 +173,11 @@ def test_padding_without_mask_or_position_ids_would_be_seen(
             position_ids = torch.full_like(position_ids, mask.shape[1] - 1)
         return forward(reasoner, cache, mask, position_ids, **inputs)
 
-    forward = LatentReasoner.forward
+    reasoner, forward = load(llama), LatentReasoner.forward
     monkeypatch.setattr(LatentReasoner, "forward", forget)
-    assert relative_difference(batch_states(load(llama)), reference_states(llama)) > 0.01
+    assert relative_difference(batch_states(reasoner), reference_states(llama)) > 0.01
+    with pytest.raises(InputError, match=r"in a batch a state is .*% of its length from"):
+        load(llama)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

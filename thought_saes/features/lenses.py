@@ -50,7 +50,9 @@ def look_through(reasoner: LatentReasoner, layer: int, directions: Tensor, alpha
     Raises InputError if the model's final norm is not found.
     """
     last = layer == reasoner.n_layers - 1
-    logits = reasoner.logits(directions if last else directions * final_norm(reasoner).cpu())
+    head = reasoner.model.get_output_embeddings().weight
+    seen = directions if last else directions * final_norm(reasoner).cpu()
+    logits = (seen.to(head.device, head.dtype) @ head.T).float()
     names = [reasoner.decode([token]) or str(token) for token in range(logits.shape[1])]
     ups, downs = (strongest(values, names) for values in (logits, -logits))
     thoughts: Sequence[Said | None] = [None] * len(directions)

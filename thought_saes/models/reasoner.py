@@ -12,7 +12,8 @@ CODI is arXiv 2502.21074 (a projection between the last hidden state and the nex
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from msgspec import to_builtins
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.files import write_json
@@ -32,6 +34,7 @@ from thought_saes.models.layouts import CODI_THOUGHTS
 from thought_saes.models.loading import changed, load_parts
 from thought_saes.models.precision import keep_stream_in_float32
 from thought_saes.models.rollout import Edit, Rollout
+from thought_saes.models.trial import try_out
 from thought_saes.models.weights import PROJECTION_FILE
 
 Batch = list[list[int]]  # token ids of each question
@@ -121,7 +124,8 @@ class LatentReasoner:
         """Load `name`: a hub id, a folder or a .gguf file; a CODI checkpoint needs `base_model` beside it.
 
         `dtype` is that of the weights; `device_map` is accelerate's, None leaves the model on the CPU. `layout` is a
-        key of `layouts.LAYOUTS`, None finds it by the checkpoint's keys. Raises InputError as `load_parts` does.
+        key of `layouts.LAYOUTS`, None finds it by the checkpoint's keys. Raises InputError as `load_parts` does, and
+        if the model does otherwise with fed thoughts than with a text (`trial.py`).
         """
         parts = load_parts(
             name,
@@ -133,7 +137,7 @@ class LatentReasoner:
             trust_remote_code=trust_remote_code,
         )
         thoughts = changed(parts.thoughts, n_thoughts, question_template)
-        return cls(
+        reasoner = cls(
             parts.model,
             parts.tokenizer,
             parts.projection,
@@ -146,6 +150,8 @@ class LatentReasoner:
             thoughts.answer_template,
             thoughts.layout,
         )
+        try_out(reasoner)
+        return reasoner
 
     def save_pretrained(self, folder: Path) -> None:
         """Write an ordinary model folder plus the projection and the token ids; `load` needs no base model then."""
@@ -333,10 +339,15 @@ class LatentReasoner:
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
     def logits(self, states: Tensor) -> Tensor:
-        """What last hidden states (…, input_dim) say of the next token: (…, vocabulary), float32."""
+        """What is said of the next token after last hidden states (…, input_dim): (…, vocabulary), float32.
+
+        By the model's own way from its backbone's output, on which some scale the logits or bound them.
+        """
         head = self.model.get_output_embeddings()
-        logits: Tensor = head(states.to(head.weight.device, head.weight.dtype))
-        return logits.float()
+        given = states.reshape(1, -1, states.shape[-1]).to(head.weight.device, head.weight.dtype)
+        with replaced_forward(self.model.get_decoder(), LastHiddenState(last_hidden_state=given)):
+            logits: Tensor = self.model(inputs_embeds=given, use_cache=False).logits
+        return logits.float().view(*states.shape[:-1], -1)
 
     def feed_back(self, states: Tensor) -> Tensor:
         """The inputs that last hidden states (…, input_dim) become: the thoughts."""
@@ -347,3 +358,24 @@ class LatentReasoner:
         if self.takes_position_ids:
             inputs["position_ids"] = position_ids
         return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+
+
+class LastHiddenState(BaseModelOutput):
+    """A backbone's output that has nothing else: None is whatever a head looks for beside it."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, output: Any) -> Iterator[None]:
+    """Within, `module` computes nothing and returns `output`."""
+    own = vars(module).get("forward")  # accelerate puts one there
+    module.forward = lambda *args, **kwargs: output
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 if TYPE_CHECKING:
     from thought_saes.models.reasoner import LatentReasoner
@@ -71,12 +72,10 @@ class Rollout:
         if passed := [edit.position for edit in edits if edit.position <= self.position]:
             raise ValueError(f"position {passed[0]} has been passed: fork before it to edit it")
         other._cache = copy.copy(self._cache)
-        # A layer of the cache grows by new tensors: the old ones are never written to.
-        other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        other._cache.layers = [forked(layer) for layer in self._cache.layers]
         if rows is not None:
             index = torch.tensor(rows, dtype=torch.long, device=self._device)
-            if self._cache.get_seq_length():
-                other._cache.batch_select_indices(index)
+            other._cache.reorder_cache(index)
             for name in ("_last_tokens", "_mask", "_next_place", "_state"):
                 setattr(other, name, getattr(self, name)[index])
         return other
@@ -87,7 +86,8 @@ class Rollout:
 
     def think(self, thoughts: Tensor | None = None) -> Any:
         """The next position: its inputs are `thoughts` (batch, 1, input_dim), or the last hidden states fed back."""
-        return self._pass(inputs_embeds=self._next_thought() if thoughts is None else thoughts)
+        inputs = self._next_thought() if thoughts is None else thoughts
+        return self._pass(inputs_embeds=inputs.clone())  # CTRL, for one, scales its inputs in place
 
     def say(self, tokens: Tensor) -> Any:
         """Ordinary tokens for every row: (batch, n)."""
@@ -172,6 +172,14 @@ class Rollout:
         self._next_place = self._next_place + n_tokens
         self._state = output.last_hidden_state.to(self._device)
         return output
+
+
+def forked(layer: Any) -> Any:
+    """A layer of a cache that goes on by itself.
+
+    Keys and values grow by new tensors, and the old ones are never written to. The states of linear attention are.
+    """
+    return copy.deepcopy(layer) if isinstance(layer, LinearAttentionCacheLayerMixin) else copy.copy(layer)
 
 
 def apply_edit(edit: Edit, stream: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from thought_saes.common.schema import shown
 
 PROJECTION_FILE = "projection.safetensors"
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers")
-WIDTHS = ("vocab_size", "hidden_size", "n_embd", "n_positions")
+WIDTHS = ("vocab_size", "hidden_size", "n_embd")
+POSITIONS = 4096  # that any model may have: where they are computed, as by GPT-J, no tensor is as long
 
 
 class StateFile(Mapping[str, Tensor]):
@@ -74,6 +75,7 @@ def check_sizes(path: Path, state: StateFile) -> None:
     widest = max((side for key in state for side in state.shape(key)), default=0)
     limits = dict.fromkeys(LAYER_COUNTS, (len(state), "the number of tensors in the weights"))
     limits |= dict.fromkeys(WIDTHS, (widest, "the longest side of a tensor in the weights"))
+    limits["n_positions"] = (max(widest, POSITIONS), "the most that such a model has")
     for name, (most, what) in limits.items():
         value = config.get(name)
         if isinstance(value, int | float) and not 1 <= value <= most:
