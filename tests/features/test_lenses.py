@@ -1,9 +1,13 @@
 """What a direction says to the demo model, against the products written out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
+from tests.helpers.codi_checkpoints import VOCABULARY, write_plain
 from tests.helpers.paths import ROOT
 from thought_saes.common.errors import InputError
 from thought_saes.features.lenses import TOKENS, final_norm, for_table, look_through
@@ -45,9 +49,32 @@ def test_the_lenses_are_the_products_that_they_say(reasoner: LatentReasoner, lay
     assert columns["lens_thought"][1] == ([] if layer == 0 else found[1].thought.tokens)  # type: ignore[union-attr]
 
 
-def test_a_model_whose_final_norm_is_not_found_has_no_lens_below(reasoner: LatentReasoner) -> None:
-    class Bare:
-        backbone = torch.nn.Linear(2, 2)
+@pytest.mark.parametrize(
+    ("model_type", "where", "added"), [("gemma2", "norm", 1), ("llama", "norm", 0), ("opt", "final_layer_norm", 0)]
+)
+def test_gamma_is_what_the_final_norm_multiplies_by(model_type: str, where: str, added: float, tmp_path: Path) -> None:
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "ffn_dim": 48,
+    }
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "word_embed_proj_dim": 32}
+    config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **sizes, **heads)
+    reasoner = LatentReasoner.load(str(write_plain(tmp_path, config=config)))
+    norm = getattr(reasoner.model.get_decoder(), where)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(32))
+        if getattr(norm, "bias", None) is not None:
+            norm.bias.copy_(torch.rand(32))
+    assert torch.allclose(final_norm(reasoner), norm.weight + added, rtol=1e-5)
 
-    with pytest.raises(InputError, match="no final norm among norm, ln_f"):
-        final_norm(Bare())  # type: ignore[arg-type]
+
+def test_a_model_without_a_final_norm_has_no_lens_below_the_last_layer(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48}
+    post = {"do_layer_norm_before": False, "word_embed_proj_dim": 32}  # as OPT-350m
+    config = AutoConfig.for_model("opt", vocab_size=VOCABULARY, **sizes, **post)
+    reasoner = LatentReasoner.load(str(write_plain(tmp_path, config=config)))
+    with pytest.raises(InputError, match="no norm after the last block is found"):
+        final_norm(reasoner)

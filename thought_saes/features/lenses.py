@@ -1,6 +1,6 @@
 """What a feature's direction says to the model: the tokens it makes likelier and less likely, the thought it becomes.
 
-d is a half's direction in the residual stream, W_U the unembedding, gamma the weights of the final norm:
+d is a half's direction in the residual stream, W_U the unembedding, gamma what the final norm multiplies by:
 
 - of the last layer, which is taken after the norm: W_U d;
 - below it: W_U (gamma * d), which leaves out what the blocks above make of d, and the norm's scale;
@@ -25,7 +25,7 @@ from thought_saes.results.names import SaeKey
 from thought_saes.results.store import Results
 
 TOKENS = 8
-FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")  # their names in transformers
+LONG = 1e3  # a state beside which a norm's epsilon is nothing
 
 
 class Said(NamedTuple):
@@ -51,7 +51,7 @@ def look_through(reasoner: LatentReasoner, layer: int, directions: Tensor, alpha
     """
     last = layer == reasoner.n_layers - 1
     head = reasoner.model.get_output_embeddings().weight
-    seen = directions if last else directions * final_norm(reasoner).cpu()
+    seen = directions if last else directions * final_norm(reasoner)
     logits = (seen.to(head.device, head.dtype) @ head.T).float()
     names = [reasoner.decode([token]) or str(token) for token in range(logits.shape[1])]
     ups, downs = (strongest(values, names) for values in (logits, -logits))
@@ -66,12 +66,21 @@ def look_through(reasoner: LatentReasoner, layer: int, directions: Tensor, alpha
     return [Lens(*said) for said in zip(ups, downs, thoughts, strict=True)]
 
 
+@torch.no_grad()
 def final_norm(reasoner: LatentReasoner) -> Tensor:
-    """gamma (input_dim,). Raises InputError if the backbone has no norm under a known name."""
-    for name in FINAL_NORMS:
-        if (norm := getattr(reasoner.backbone, name, None)) is not None and getattr(norm, "weight", None) is not None:
-            return norm.weight.float()
-    raise InputError(f"--model: no final norm among {', '.join(FINAL_NORMS)}: there is no lens below the last layer")
+    """gamma (input_dim,), as the norm applies it: Gemma's is 1 + its weight. Raises InputError if there is no norm."""
+    norms = [
+        module
+        for module in reasoner.model.get_decoder().children()
+        if getattr(getattr(module, "weight", None), "shape", None) == (reasoner.input_dim,)
+    ]
+    if not norms:
+        raise InputError("--model: no norm after the last block is found: there is no lens below the last layer")
+    signs = torch.ones(reasoner.input_dim)
+    signs[1::2] = -1  # mean 0, mean square 1: what a norm leaves as it is
+    state = (LONG * signs).to(norms[-1].weight)
+    gamma: Tensor = (norms[-1](state[None])[0] - norms[-1](-state[None])[0]).float().cpu() / (2 * signs)
+    return gamma
 
 
 def strongest(values: Tensor, names: Sequence[str]) -> list[Said]:
