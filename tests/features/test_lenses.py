@@ -53,13 +53,7 @@ def test_the_lenses_are_the_products_that_they_say(reasoner: LatentReasoner, lay
     ("model_type", "where", "added"), [("gemma2", "norm", 1), ("llama", "norm", 0), ("opt", "final_layer_norm", 0)]
 )
 def test_gamma_is_what_the_final_norm_multiplies_by(model_type: str, where: str, added: float, tmp_path: Path) -> None:
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-        "ffn_dim": 48,
-    }
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "ffn_dim": 48}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "word_embed_proj_dim": 32}
     config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **sizes, **heads)
     reasoner = LatentReasoner.load(str(write_plain(tmp_path, config=config)))
