@@ -101,5 +101,5 @@ def test_the_best_of_many_is_quoted_where_it_was_not_chosen() -> None:
 def test_a_model_that_is_never_wrong_is_refused() -> None:
     answer = AnswerLine(0, "3", 3.0, 3.0, correct=True, entropy=0.1, margin=0.9, log_probability=-0.1)
     examples = [{"question": f"how many {n} ?", "answer": "3"} for n in range(60)]
-    with pytest.raises(InputError, match="0 of 60 answers are wrong"):
+    with pytest.raises(InputError, match="0 of 60 answers with a number are wrong"):
         read_rows(examples, [answer] * 60)

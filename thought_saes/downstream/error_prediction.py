@@ -46,8 +46,8 @@ def read_rows(examples: Sequence[dict[str, Any]], answers: Sequence[AnswerLine])
     wrong = np.array([not answers[row].correct for row in kept], dtype=bool)
     if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH:
         raise InputError(
-            f"{int(wrong.sum())} of {len(kept)} answers are wrong: errors cannot be foretold with fewer than "
-            f"{FEWEST_OF_EACH} right and {FEWEST_OF_EACH} wrong ones"
+            f"{int(wrong.sum())} of {len(kept)} answers with a number are wrong: errors cannot be foretold with fewer "
+            f"than {FEWEST_OF_EACH} right and {FEWEST_OF_EACH} wrong ones"
         )
     texts = [examples[row]["question"] for row in kept]
     _, groups = np.unique(texts, return_inverse=True)
