@@ -18,25 +18,28 @@ if TYPE_CHECKING:
 
 TOLERANCE = {torch.float32: 1e-3}  # of a vector's length: rounding leaves 1e-6
 ROUGH_TOLERANCE = 0.1  # for weights of fewer bits
+QUESTIONS = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3]  # tokens that every model has: one question is padded
+SAID = [5, 8, 9]
 
 
 @torch.no_grad()
 @float32_products("ieee")
 def try_out(reasoner: "LatentReasoner") -> None:
-    """Raises InputError if a thought cannot be fed to the model, or comes out otherwise than on each question alone."""
+    """Raises InputError if thoughts cannot be fed to the model, or come out otherwise than on each question alone."""
     name = type(reasoner.backbone).__name__
     last_token = reasoner.model.get_input_embeddings().num_embeddings - 1
-    most = max(1, (reasoner.max_tokens or 100) - 1)  # beside the thought
-    questions = [[min(token, last_token) for token in tokens[:most]] for tokens in ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3])]
+    most = max(1, (reasoner.max_tokens or 100) - 1 - len(SAID))  # beside the thought and what is said after it
+    questions = [[min(token, last_token) for token in tokens[:most]] for tokens in QUESTIONS]
+    said = torch.tensor([[min(token, last_token) for token in SAID]])
     try:
         rollout = Rollout(reasoner, questions)
         rollout.read()
         first, second = rollout.fork(), rollout.fork(rows=[1, 0])
         first.think()
-        forked, together = (one.think().last_hidden_state[:, -1] for one in (second, rollout))
-        alone = [after_a_thought(reasoner, tokens) for tokens in questions]
+        forked, together = (states_of(one, said) for one in (second, rollout))
+        alone = [states_alone(reasoner, tokens, said) for tokens in questions]
         pairs = {
-            "in a batch": (together, torch.cat([state for state, _ in alone])),
+            "in a batch": (together, torch.cat([states for states, _ in alone])),
             "from a fork": (forked.flip(0), together),
             "in its logits": (reasoner.logits(together), torch.cat([logits for _, logits in alone])),
         }
@@ -54,19 +57,26 @@ def try_out(reasoner: "LatentReasoner") -> None:
             )
 
 
-def after_a_thought(reasoner: "LatentReasoner", tokens: list[int]) -> tuple[Tensor, Tensor]:
-    """The last hidden state and the logits after one question and one thought, each (1, …): no cache, no mask."""
-    ids = torch.tensor([tokens], device=reasoner.model.device)
+def states_of(rollout: Rollout, said: Tensor) -> Tensor:
+    """The last hidden states of a thought and of the tokens said (1, n) in one pass after it, (batch, 1 + n, …)."""
+    thought = rollout.think().last_hidden_state
+    return torch.cat([thought, rollout.say(said.expand(len(thought), -1)).last_hidden_state], dim=1)
+
+
+def states_alone(reasoner: "LatentReasoner", tokens: list[int], said: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of one question, and their logits, each (1, 1 + n, …): all in one go, no cache, no mask."""
+    embed, device = reasoner.model.get_input_embeddings(), reasoner.model.device
+    ids = torch.tensor([tokens], device=device)
     asked = reasoner.model(input_ids=ids, use_cache=False, output_hidden_states=True)
     if len(asked.hidden_states) != reasoner.n_layers + 1:
         raise InputError(
             f"{type(reasoner.backbone).__name__} gives {len(asked.hidden_states) - 1} hidden states for "
             f"{reasoner.n_layers} layers"
         )
-    thought = reasoner.feed_back(asked.hidden_states[-1][:, -1:].to(reasoner.model.device))
-    inputs = torch.cat([reasoner.model.get_input_embeddings()(ids).to(thought), thought], dim=1)
-    thought_of = reasoner.model(inputs_embeds=inputs, use_cache=False, output_hidden_states=True)
-    return thought_of.hidden_states[-1][:, -1], thought_of.logits[:, -1]
+    thought = reasoner.feed_back(asked.hidden_states[-1][:, -1:].to(device))
+    inputs = torch.cat([embed(ids).to(thought), thought, embed(said.to(device)).to(thought)], dim=1)
+    whole = reasoner.model(inputs_embeds=inputs, use_cache=False, output_hidden_states=True)
+    return whole.hidden_states[-1][:, len(tokens) :], whole.logits[:, len(tokens) :]
 
 
 def relative_difference(found: Tensor, wanted: Tensor) -> float:
