@@ -42,7 +42,17 @@ HEADS: dict[str, dict[str, Any]] = {
 # Layers whose states are written to in place, with attention beside them.
 IN_PLACE: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "expert_layer_period": 2},
+    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
+}
+# Windows of attention, experts, biases, scales: what else models differ in.
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt_oss": {"head_dim": INPUT_DIM // 2, "sliding_window": 4, "num_local_experts": 4},
+    "gemma3_text": {"head_dim": INPUT_DIM // 2, "sliding_window": 4},
+    "mixtral": {"num_local_experts": 4},
+    "phi3": {"pad_token_id": 0, "sliding_window": 4},
+    "olmo2": {},
+    "nemotron": {},
+    "starcoder2": {},
 }
 
 
@@ -83,10 +93,25 @@ def test_forks_of_states_that_are_written_in_place_go_their_own_ways(model_type:
     assert torch.equal(rollout.think().last_hidden_state, wanted[1])
 
 
-def test_a_model_that_keeps_a_state_outside_the_cache_is_refused(tmp_path: Path) -> None:
-    folder = write(tmp_path, "recurrent_gemma", lru_width=INPUT_DIM, block_types=["recurrent", "attention"])
-    with pytest.raises(InputError, match=r"cannot be fed to RecurrentGemmaModel: in a batch a state is \d\.\d% of its"):
-        LatentReasoner.load(folder)
+@pytest.mark.parametrize(
+    ("model_type", "where", "settings"),
+    [
+        # keeps a state outside the cache
+        ("recurrent_gemma", "in a batch", {"lru_width": INPUT_DIM, "block_types": ["recurrent", "attention"]}),
+        # goes on from its states by one token only
+        ("jamba", "in several tokens at once", {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2}),
+    ],
+)
+def test_a_model_that_does_otherwise_with_thoughts_is_refused(
+    model_type: str, where: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"cannot be fed to \w+: {where} a state is \d+\.\d% of its length from"):
+        LatentReasoner.load(write(tmp_path, model_type, **settings))
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_other_architectures_pass(model_type: str, tmp_path: Path) -> None:
+    assert LatentReasoner.load(write(tmp_path, model_type, **OTHERS[model_type])).n_layers == 2
 
 
 def test_what_an_architecture_raises_is_said_in_one_line(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def final_norm(reasoner: LatentReasoner) -> Tensor:
     """gamma (input_dim,), as the norm applies it: Gemma's is 1 + its weight. Raises InputError if there is no norm."""
     norms = [
         module
-        for module in reasoner.model.get_decoder().children()
+        for module in reasoner.backbone.children()
         if getattr(getattr(module, "weight", None), "shape", None) == (reasoner.input_dim,)
     ]
     if not norms:

@@ -98,7 +98,7 @@ class LatentReasoner:
             keep_stream_in_float32(self.model)
         if self.projection is not None:
             self.projection.eval().requires_grad_(False)
-        self.backbone = self.model.base_model
+        self.backbone = self.model.get_decoder()
         accepted = inspect.signature(self.backbone.forward).parameters
         if "past_key_values" not in accepted:
             raise InputError(f"{type(self.backbone).__name__} keeps no keys and values: thoughts cannot be fed to it")
@@ -345,7 +345,7 @@ class LatentReasoner:
         """
         head = self.model.get_output_embeddings()
         given = states.reshape(1, -1, states.shape[-1]).to(head.weight.device, head.weight.dtype)
-        with replaced_forward(self.model.get_decoder(), LastHiddenState(last_hidden_state=given)):
+        with replaced_forward(self.backbone, LastHiddenState(last_hidden_state=given)):
             logits: Tensor = self.model(inputs_embeds=given, use_cache=False).logits
         return logits.float().view(*states.shape[:-1], -1)
 

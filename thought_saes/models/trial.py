@@ -38,10 +38,12 @@ def try_out(reasoner: "LatentReasoner") -> None:
         first.think()
         forked, together = (states_of(one, said) for one in (second, rollout))
         alone = [states_alone(reasoner, tokens, said) for tokens in questions]
+        states, logits = (torch.cat(one) for one in zip(*alone, strict=True))
         pairs = {
-            "in a batch": (together, torch.cat([states for states, _ in alone])),
+            "in a batch": (together[:, :1], states[:, :1]),
+            "in several tokens at once": (together[:, 1:], states[:, 1:]),
             "from a fork": (forked.flip(0), together),
-            "in its logits": (reasoner.logits(together), torch.cat([logits for _, logits in alone])),
+            "in its logits": (reasoner.logits(together), logits),
         }
         apart = {where: relative_difference(*pair) for where, pair in pairs.items()}
     except InputError:
