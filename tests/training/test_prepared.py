@@ -31,7 +31,7 @@ def test_a_started_sae_is_that_of_its_own_recipe_and_of_the_baselines(
     sizes = ("--latent-dims", 24, "--k-values", 4, "--epochs", 2)
     assert call(train_grid.main, *words, *sizes, "--recipe", recipe)[0] == 0
     cache, results = ActivationCache(activations), Results(tmp_path / "r")
-    rows = torch.from_numpy(cache.cell(KEY.cell)[:])
+    rows = torch.tensor(cache.cell(KEY.cell)[:])
     trained = results.sae(KEY, cache.input_dim)
     # Seed 9 is for files that name none: this one names 3.
     started = AsStarted(lambda: rows[cache.split.train], seed=9).of(trained, KEY)

@@ -116,7 +116,8 @@ class Lenses:
         """Columns of features.parquet for these halves of the cell's SAE."""
         sae = self.results.sae(SaeKey(cell, self.latent_dim, self.k), self.cache.input_dim)
         signs = torch.tensor(halves["sign"].to_numpy(dtype=np.float32))
-        directions = sae.decoder.weight.detach()[:, halves["feature"].to_numpy(dtype=np.int64)].T * signs[:, None]
+        features = torch.tensor(halves["feature"].to_numpy(dtype=np.int64))  # pandas' own array is not to be written to
+        directions = sae.decoder.weight.detach()[:, features].T * signs[:, None]
         alphas = torch.tensor(np.nan_to_num(halves["mean_activation"].to_numpy(dtype=np.float32)))
         mean = torch.from_numpy(
             np.asarray(self.cache.cell(cell)[self.cache.split.train], dtype=np.float32).mean(axis=0)
