@@ -1,5 +1,7 @@
 """The SAE and its metrics, against arithmetic done by hand and in NumPy."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.helpers.full_disk import fill_disk
+from tests.helpers.paths import ROOT
 from tests.helpers.results import correlated_rows
 from thought_saes.saes.measures import MEASURES, Firings, RowMoments, evaluate, measure
 from thought_saes.saes.moments import Moments
@@ -119,6 +122,13 @@ def test_loading_leaves_the_random_state_of_torch_as_it_is(tmp_path: Path) -> No
     before = torch.get_rng_state()
     TopKSAE.load(tmp_path / "sae.pt")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_imports_next_to_nothing(tmp_path: Path) -> None:
+    TopKSAE(6, 12, 3).save(tmp_path / "sae.pt")
+    words = f"import sys, topk_sae; n = len(sys.modules); topk_sae.TopKSAE.load({str(tmp_path / 'sae.pt')!r}); "
+    done = subprocess.run([sys.executable, "-c", words + "print(len(sys.modules) - n)"], cwd=ROOT, capture_output=True)
+    assert int(done.stdout) < 50  # a tensor on the meta device brings 888 modules and takes a second
 
 
 def test_a_checkpoint_of_the_original_loads_though_its_metrics_are_numpy_numbers(tmp_path: Path) -> None:

@@ -103,20 +103,24 @@ def sae_of(
     device: torch.device | str = "cpu",
 ) -> SparseAutoencoder:
     """An SAE of given weights: none are drawn, so that torch's global random state stays as it is."""
-    with torch.device("meta"):
-        sae = make_sae(input_dim, latent_dim, k, variant)
-    sae.to_empty(device=device).load_state_dict(weights)
+    sae = make_sae(input_dim, latent_dim, k, variant, drawn=False).to(device)
+    sae.load_state_dict(weights)
     return sae
 
 
 def make_sae(
-    input_dim: int, latent_dim: int, k: int, variant: str, generator: torch.Generator | None = None
+    input_dim: int,
+    latent_dim: int,
+    k: int,
+    variant: str,
+    generator: torch.Generator | None = None,
+    drawn: bool = True,
 ) -> SparseAutoencoder:
     """An untrained SAE. Raises ValueError if there is no such variant, or no SAE of these sizes."""
     if variant not in VARIANTS:
         raise ValueError(f"there is no SAE variant '{variant}'; there are {', '.join(VARIANTS)}")
     return (
-        TopKSAE(input_dim, latent_dim, k, generator=generator)
+        TopKSAE(input_dim, latent_dim, k, generator=generator, drawn=drawn)
         if variant == PUBLISHED
-        else SparseAutoencoder(input_dim, latent_dim, k, variant, generator)
+        else SparseAutoencoder(input_dim, latent_dim, k, variant, generator, drawn)
     )

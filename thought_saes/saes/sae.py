@@ -24,14 +24,12 @@ def n_weights(input_dim: int, latent_dim: int) -> int:
     return 2 * input_dim * latent_dim + input_dim + latent_dim
 
 
-def linear(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
-    """An `nn.Linear` with its own start, drawn from `generator`: threads that start SAEs disturb each other's not."""
-    layer = nn.Linear.__new__(nn.Linear)  # its __init__ would draw as well
+def linear(n_in: int, n_out: int) -> nn.Linear:
+    """An `nn.Linear` whose weights are not drawn yet."""
+    layer = nn.Linear.__new__(nn.Linear)  # its __init__ would draw
     nn.Module.__init__(layer)
     layer.in_features, layer.out_features = n_in, n_out
     layer.weight, layer.bias = nn.Parameter(torch.empty(n_out, n_in)), nn.Parameter(torch.empty(n_out))
-    nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
-    nn.init.uniform_(layer.bias, -(n_in**-0.5), n_in**-0.5, generator=generator)
     return layer
 
 
@@ -49,20 +47,32 @@ class SparseAutoencoder(nn.Module):
         k: int,
         variant: str = PUBLISHED,
         generator: torch.Generator | None = None,
+        drawn: bool = True,
     ) -> None:
-        """Raises ValueError if no SAE of this variant has these sizes. `generator` draws the weights."""
+        """Raises ValueError if no SAE of this variant has these sizes. `generator` draws the weights.
+
+        Unless `drawn`, they are whatever the memory held, and the random state stays as it is.
+        """
         super().__init__()
         self.variant: Variant = VARIANTS[variant]
         self.variant.check(input_dim, latent_dim, k)
         self.input_dim, self.latent_dim, self.k = input_dim, latent_dim, k
-        self.encoder = linear(input_dim, latent_dim, generator)
-        self.decoder = linear(latent_dim, input_dim, generator)
-        with torch.no_grad():
-            self.decoder.weight /= self.decoder.weight.norm(dim=0)
+        self.encoder, self.decoder = linear(input_dim, latent_dim), linear(latent_dim, input_dim)
+        if drawn:
+            self.reset_parameters(generator)
         for name, start in self.variant.extras(latent_dim).items():
             self.register_buffer(name, start)
         self.config: dict[str, Any] = {"input_dim": input_dim, "latent_dim": latent_dim, "k": k}
         self.metrics: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weights from `generator`: threads that start SAEs disturb each other's not."""
+        for layer in (self.encoder, self.decoder):
+            bound = layer.in_features**-0.5
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        self.decoder.weight /= self.decoder.weight.norm(dim=0)
 
     def entries(self, x: Tensor) -> Entries:
         """What the SAE selects on x (n, input_dim), in compressed rows."""
@@ -97,9 +107,17 @@ class TopKSAE(SparseAutoencoder):
     The field calls this rule AbsTopK (arXiv 2510.00404); plain TopK (arXiv 2406.04093) has a ReLU.
     """
 
-    def __init__(self, input_dim: int, latent_dim: int, k: int, *, generator: torch.Generator | None = None) -> None:
-        """Raises ValueError unless 1 <= k <= latent_dim and input_dim >= 1. `generator` draws the weights."""
-        super().__init__(input_dim, latent_dim, k, PUBLISHED, generator)
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int,
+        k: int,
+        *,
+        generator: torch.Generator | None = None,
+        drawn: bool = True,
+    ) -> None:
+        """Raises ValueError unless 1 <= k <= latent_dim and input_dim >= 1. The rest as for every variant."""
+        super().__init__(input_dim, latent_dim, k, PUBLISHED, generator, drawn)
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Self:

@@ -15,10 +15,11 @@ from torch import Tensor
 from thought_saes.activations.cell import Cell
 from thought_saes.results.names import SaeKey
 from thought_saes.results.recipe import Recipe
-from thought_saes.saes.checkpoint import make_sae
+from thought_saes.saes.checkpoint import make_sae, sae_of
 from thought_saes.saes.moments import second_moments
 from thought_saes.saes.names import PUBLISHED
 from thought_saes.saes.sae import SparseAutoencoder
+from thought_saes.saes.variants import VARIANTS
 
 # Of the dimensions at most so many start as principal components: the rest of a row must have somewhere to point.
 MOST_COMPONENTS = 0.9
@@ -47,19 +48,23 @@ class Spectrum(NamedTuple):
 
 def start_sae(key: SaeKey, seed: int, recipe: Recipe, x: Tensor, spectrum: Spectrum | None) -> SparseAutoencoder:
     """An SAE as the recipe starts it, for the framed training rows x (n, input_dim) of its cell."""
-    sae = seeded_sae(x.shape[1], key, seed, recipe.variant)
-    if recipe.start == "linear":
-        return sae
+    variant, input_dim = VARIANTS[recipe.variant], x.shape[1]
     if recipe.start == "components":
         assert spectrum is not None
-        directions = component_directions(key, seed, x, spectrum, sae.variant.signed)
-    else:
-        directions = sae.decoder.weight.detach().T.clone()
-    with torch.no_grad():
-        sae.decoder.weight.copy_(directions.T)
-        sae.encoder.weight.copy_(directions)
-        sae.encoder.bias.zero_()
-        sae.decoder.bias.zero_()
+        directions = component_directions(key, seed, x, spectrum, variant.signed)
+        weights = {
+            "encoder.weight": directions,
+            "encoder.bias": torch.zeros(key.latent_dim),
+            "decoder.weight": directions.T,
+            "decoder.bias": torch.zeros(input_dim),
+        }
+        return sae_of(weights | variant.extras(key.latent_dim), input_dim, key.latent_dim, key.k, recipe.variant)
+    sae = seeded_sae(input_dim, key, seed, recipe.variant)
+    if recipe.start == "tied":
+        with torch.no_grad():
+            sae.encoder.weight.copy_(sae.decoder.weight.T)
+            sae.encoder.bias.zero_()
+            sae.decoder.bias.zero_()
     return sae
 
 
