@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from thought_saes.models.reasoner import LatentReasoner
 
 TOLERANCE = {torch.float32: 1e-3}  # of a vector's length: rounding leaves 1e-6
-ROUGH_TOLERANCE = 0.1  # for weights of fewer bits
+ROUGH_TOLERANCE = 0.05  # for weights of fewer bits
 QUESTIONS = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3]  # tokens that every model has: one question is padded
 SAID = [5, 8, 9]
 
