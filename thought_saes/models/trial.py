@@ -16,8 +16,8 @@ from thought_saes.models.rollout import Rollout
 if TYPE_CHECKING:
     from thought_saes.models.reasoner import LatentReasoner
 
-TOLERANCE = {torch.float32: 1e-3}  # of a vector's length: rounding leaves 1e-6
-ROUGH_TOLERANCE = 0.05  # for weights of fewer bits
+TOLERANCE = {torch.float32: 1e-3}  # of a vector's length: there rounding leaves 3e-6
+ROUGH_TOLERANCE = 0.1  # for weights of fewer bits: rounding leaves 2e-2 of 16 random layers of width 2,048
 QUESTIONS = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3]  # tokens that every model has: one question is padded
 SAID = [5, 8, 9]
 
