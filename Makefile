@@ -19,7 +19,8 @@ demo: .venv/installed
 		--activations $(RUN)/activations --results $(RUN)/results
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/results
 	.venv/bin/python visualize_all_layers.py --latent-dim 256 --results $(RUN)/results
-	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/results --output $(RUN)/recipes.md \
+	ln -sfn results $(RUN)/improved # as whose name the comparison is to tell it
+	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/improved --output $(RUN)/recipes.md \
 		--figure $(RUN)/recipes.png > /dev/null
 	.venv/bin/python demo/tell_findings.py --results $(RUN)/results
 	@echo "What the published recipe gives instead: $(RUN)/recipes.md"
@@ -37,7 +38,7 @@ evidence: demo
 		--activations $(RUN)/activations --results $(RUN)/published
 	.venv/bin/python interpret_features.py --latent-dim 256 --k 5 --all-configurations \
 		--activations $(RUN)/activations --results $(RUN)/published
-	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/results --output $(EVIDENCE)/recipes.md \
+	.venv/bin/python compare_runs.py --recipes $(RUN)/published $(RUN)/improved --output $(EVIDENCE)/recipes.md \
 		--figure $(EVIDENCE)/recipes.png > /dev/null
 	RUN=$(RUN) OUTPUT=$(RUN)/evidence PYTHON=.venv/bin/python sh demo/transfer.sh
 	.venv/bin/python analyze_all_layers.py --latent-dim 256 --results $(RUN)/evidence --output $(EVIDENCE)
