@@ -114,6 +114,11 @@ def test_other_architectures_pass(model_type: str, tmp_path: Path) -> None:
     assert LatentReasoner.load(write(tmp_path, model_type, **OTHERS[model_type])).n_layers == 2
 
 
+def test_layers_of_different_widths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"^OPTDecoder gives hidden states of {INPUT_DIM} and of 8 values"):
+        LatentReasoner.load(write(tmp_path, "opt", word_embed_proj_dim=8, ffn_dim=48))  # as OPT-350m
+
+
 def test_what_an_architecture_raises_is_said_in_one_line(tmp_path: Path) -> None:
     few = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "num_experts": 2, "head_dim": INPUT_DIM // 2}
     folder = write(tmp_path, "qwen3_next", layer_types=["linear_attention"] * 2, **few)

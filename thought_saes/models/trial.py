@@ -75,6 +75,11 @@ def states_alone(reasoner: "LatentReasoner", tokens: list[int], said: Tensor) ->
             f"{type(reasoner.backbone).__name__} gives {len(asked.hidden_states) - 1} hidden states for "
             f"{reasoner.n_layers} layers"
         )
+    if others := {state.shape[-1] for state in asked.hidden_states} - {reasoner.input_dim}:
+        raise InputError(
+            f"{type(reasoner.backbone).__name__} gives hidden states of {reasoner.input_dim} and of {min(others)} values: "
+            "its layers have no residual stream in common"
+        )
     thought = reasoner.feed_back(asked.hidden_states[-1][:, -1:].to(device))
     inputs = torch.cat([embed(ids).to(thought), thought, embed(said.to(device)).to(thought)], dim=1)
     whole = reasoner.model(inputs_embeds=inputs, use_cache=False, output_hidden_states=True)
