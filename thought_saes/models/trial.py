@@ -70,15 +70,13 @@ def states_alone(reasoner: "LatentReasoner", tokens: list[int], said: Tensor) ->
     embed, device = reasoner.model.get_input_embeddings(), reasoner.model.device
     ids = torch.tensor([tokens], device=device)
     asked = reasoner.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-    if len(asked.hidden_states) != reasoner.n_layers + 1:
-        raise InputError(
-            f"{type(reasoner.backbone).__name__} gives {len(asked.hidden_states) - 1} hidden states for "
-            f"{reasoner.n_layers} layers"
-        )
+    name, n_states = type(reasoner.backbone).__name__, len(asked.hidden_states)
+    if n_states != reasoner.n_layers + 1:
+        raise InputError(f"{name} gives {n_states - 1} hidden states for {reasoner.n_layers} layers")
     if others := {state.shape[-1] for state in asked.hidden_states} - {reasoner.input_dim}:
         raise InputError(
-            f"{type(reasoner.backbone).__name__} gives hidden states of {reasoner.input_dim} and of {min(others)} values: "
-            "its layers have no residual stream in common"
+            f"{name} gives hidden states of {reasoner.input_dim} and of {min(others)} values: its layers have no "
+            "residual stream in common"
         )
     thought = reasoner.feed_back(asked.hidden_states[-1][:, -1:].to(device))
     inputs = torch.cat([embed(ids).to(thought), thought, embed(said.to(device)).to(thought)], dim=1)
