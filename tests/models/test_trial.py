@@ -50,6 +50,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": INPUT_DIM // 2, "sliding_window": 4},
     "mixtral": {"num_local_experts": 4},
     "phi3": {"pad_token_id": 0, "sliding_window": 4},
+    "llama4_text": {"head_dim": INPUT_DIM // 2, "num_local_experts": 2, "intermediate_size_mlp": 48, "pad_token_id": 0},
     "olmo2": {},
     "nemotron": {},
     "starcoder2": {},

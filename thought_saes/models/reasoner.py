@@ -23,7 +23,7 @@ import torch
 from msgspec import to_builtins
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from thought_saes.common.errors import InputError, one_line
@@ -98,7 +98,7 @@ class LatentReasoner:
             keep_stream_in_float32(self.model)
         if self.projection is not None:
             self.projection.eval().requires_grad_(False)
-        self.backbone = self.model.get_decoder()
+        self.backbone = backbone_of(self.model)
         accepted = inspect.signature(self.backbone.forward).parameters
         if "past_key_values" not in accepted:
             raise InputError(f"{type(self.backbone).__name__} keeps no keys and values: thoughts cannot be fed to it")
@@ -358,6 +358,13 @@ class LatentReasoner:
         if self.takes_position_ids:
             inputs["position_ids"] = position_ids
         return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+
+
+def backbone_of(model: PreTrainedModel) -> Any:
+    """What of a causal LM gives the last hidden state that its head is applied to."""
+    found = model.get_decoder()
+    own = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    return own[0] if found is model and own else found  # transformers does not find Llama 4's
 
 
 class LastHiddenState(BaseModelOutput):
