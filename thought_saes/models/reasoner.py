@@ -12,8 +12,7 @@ CODI is arXiv 2502.21074 (a projection between the last hidden state and the nex
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +22,13 @@ import torch
 from msgspec import to_builtins
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import DynamicCache
 
 from thought_saes.common.errors import InputError, one_line
 from thought_saes.common.files import write_json
 from thought_saes.models.answers import Answer, answer_all
 from thought_saes.models.formats import Thoughts, check_template
+from thought_saes.models.head import backbone_of, logits_of
 from thought_saes.models.layouts import CODI_THOUGHTS
 from thought_saes.models.loading import changed, load_parts
 from thought_saes.models.precision import keep_stream_in_float32
@@ -341,13 +340,9 @@ class LatentReasoner:
     def logits(self, states: Tensor) -> Tensor:
         """What is said of the next token after last hidden states (…, input_dim): (…, vocabulary), float32.
 
-        By the model's own way from its backbone's output, on which some scale the logits or bound them.
+        By the model's own way from its backbone's output (`head.py`).
         """
-        head = self.model.get_output_embeddings()
-        given = states.reshape(1, -1, states.shape[-1]).to(head.weight.device, head.weight.dtype)
-        with replaced_forward(self.backbone, LastHiddenState(last_hidden_state=given)):
-            logits: Tensor = self.model(inputs_embeds=given, use_cache=False).logits
-        return logits.float().view(*states.shape[:-1], -1)
+        return logits_of(self.model, self.backbone, states)
 
     def feed_back(self, states: Tensor) -> Tensor:
         """The inputs that last hidden states (…, input_dim) become: the thoughts."""
@@ -358,31 +353,3 @@ class LatentReasoner:
         if self.takes_position_ids:
             inputs["position_ids"] = position_ids
         return self.backbone(attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
-
-
-def backbone_of(model: PreTrainedModel) -> Any:
-    """What of a causal LM gives the last hidden state that its head is applied to."""
-    found = model.get_decoder()
-    own = [child for child in model.children() if isinstance(child, PreTrainedModel)]
-    return own[0] if found is model and own else found  # transformers does not find Llama 4's
-
-
-class LastHiddenState(BaseModelOutput):
-    """A backbone's output that has nothing else: None is whatever a head looks for beside it."""
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-
-@contextmanager
-def replaced_forward(module: nn.Module, output: Any) -> Iterator[None]:
-    """Within, `module` computes nothing and returns `output`."""
-    own = vars(module).get("forward")  # accelerate puts one there
-    module.forward = lambda *args, **kwargs: output
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own

@@ -103,24 +103,15 @@ def sae_of(
     device: torch.device | str = "cpu",
 ) -> SparseAutoencoder:
     """An SAE of given weights: none are drawn, so that torch's global random state stays as it is."""
-    sae = make_sae(input_dim, latent_dim, k, variant, drawn=False).to(device)
+    sae = make_sae(input_dim, latent_dim, k, variant).to(device)
     sae.load_state_dict(weights)
     return sae
 
 
-def make_sae(
-    input_dim: int,
-    latent_dim: int,
-    k: int,
-    variant: str,
-    generator: torch.Generator | None = None,
-    drawn: bool = True,
-) -> SparseAutoencoder:
-    """An untrained SAE. Raises ValueError if there is no such variant, or no SAE of these sizes."""
+def make_sae(input_dim: int, latent_dim: int, k: int, variant: str) -> SparseAutoencoder:
+    """An SAE whose weights are not drawn yet. Raises ValueError if there is no such variant, or none of these sizes."""
     if variant not in VARIANTS:
         raise ValueError(f"there is no SAE variant '{variant}'; there are {', '.join(VARIANTS)}")
-    return (
-        TopKSAE(input_dim, latent_dim, k, generator=generator, drawn=drawn)
-        if variant == PUBLISHED
-        else SparseAutoencoder(input_dim, latent_dim, k, variant, generator, drawn)
-    )
+    if variant == PUBLISHED:
+        return TopKSAE(input_dim, latent_dim, k, drawn=False)
+    return SparseAutoencoder(input_dim, latent_dim, k, variant, drawn=False)

@@ -30,7 +30,9 @@ LEAST_NORM = 1e-6  # of the longest: a shorter row is nothing but rounding, and 
 def seeded_sae(input_dim: int, key: SaeKey, seed: int, variant: str = PUBLISHED) -> SparseAutoencoder:
     """An untrained SAE whose weights depend on nothing but the arguments."""
     state = np.random.SeedSequence([seed, *key.values]).generate_state(1, np.uint64)
-    return make_sae(input_dim, key.latent_dim, key.k, variant, torch.Generator().manual_seed(int(state[0])))
+    sae = make_sae(input_dim, key.latent_dim, key.k, variant)
+    sae.reset_parameters(torch.Generator().manual_seed(int(state[0])))
+    return sae
 
 
 class Spectrum(NamedTuple):
